@@ -1,0 +1,94 @@
+"""Late interaction retrieval for agents.
+
+    from lir_agents import LateInteractionIndex, Document, Principal
+
+The face of the package: public names and no logic. Importing it loads no torch, chromadb or framework; the
+engine is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lir_agents.errors import (
+    AccessDenied,
+    BudgetExceeded,
+    ConfigError,
+    IndexLocked,
+    InputError,
+    IntegrityError,
+    LirError,
+    MissingExtra,
+    Overloaded,
+    StoreError,
+)
+from lir_agents.types import (
+    AddReport,
+    Coverage,
+    Decision,
+    Document,
+    Failure,
+    Hit,
+    Principal,
+    SearchResult,
+    StageCoverage,
+    ToolBinding,
+    ToolSignal,
+    Turn,
+)
+
+if TYPE_CHECKING:
+    from lir_agents.config import Settings, load_settings
+    from lir_agents.encoding.base import Encoder
+    from lir_agents.engine import LateInteractionIndex
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccessDenied",
+    "AddReport",
+    "BudgetExceeded",
+    "ConfigError",
+    "Coverage",
+    "Decision",
+    "Document",
+    "Encoder",
+    "Failure",
+    "Hit",
+    "IndexLocked",
+    "InputError",
+    "IntegrityError",
+    "LateInteractionIndex",
+    "LirError",
+    "MissingExtra",
+    "Overloaded",
+    "Principal",
+    "SearchResult",
+    "Settings",
+    "StageCoverage",
+    "StoreError",
+    "ToolBinding",
+    "ToolSignal",
+    "Turn",
+    "__version__",
+    "load_settings",
+]
+
+_LAZY = {
+    "LateInteractionIndex": "lir_agents.engine",
+    "Encoder": "lir_agents.encoding.base",
+    "Settings": "lir_agents.config",
+    "load_settings": "lir_agents.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,118 @@
+"""Every knob: its unit, its default, and why. Arguments win over environment, environment over TOML.
+
+LIR_SEARCH__FIRST_STAGE_K=200 lir search ...      # environment: section, two underscores, name
+lir.toml in the working directory                 # [search] first_stage_k = 200
+LateInteractionIndex.open(path, settings=Settings(search=SearchSettings(first_stage_k=200)))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from lir_agents.errors import ConfigError
+
+__all__ = ["IngestSettings", "MemorySettings", "SearchSettings", "Settings", "load_settings"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestSettings(_Section):
+    """How documents become passages."""
+
+    passage_tokens: int = Field(
+        220,
+        ge=16,
+        le=8192,
+        description="Longest passage body, in the encoder's tokens; "
+        "220 leaves room for a title within the 256 the bundled model was trained on.",
+    )
+    title_tokens: int = Field(
+        32, ge=0, le=512, description="Most tokens of a title that are carried into each passage."
+    )
+    batch_documents: int = Field(
+        256, ge=1, le=4096, description="Documents per commit: what a crash can cost at most."
+    )
+    max_document_chars: int = Field(20_000_000, ge=1, description="Longer documents are refused, in characters.")
+    max_file_bytes: int = Field(
+        200_000_000, ge=1, description="Larger files are refused, in bytes (JSONL streams are not)."
+    )
+
+
+class SearchSettings(_Section):
+    """How a search spends its effort."""
+
+    k: int = Field(10, ge=1, description="Hits returned when the caller names no number.")
+    first_stage_k: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Candidates taken from each first-stage list; deeper "
+        "pools need fusion and cost MaxSim time linearly.",
+    )
+    max_query_chars: int = Field(100_000, ge=1, description="Longer queries are refused, in characters.")
+    budget_ms: float | None = Field(
+        None, gt=0, description="Default time budget of a search in milliseconds; None: none."
+    )
+
+
+class MemorySettings(_Section):
+    """What a conversation keeps."""
+
+    max_turns: int = Field(20, ge=0, le=1000, description="Turns recalled for one search, newest first.")
+    ttl_s: float = Field(7 * 86_400.0, gt=0, description="Seconds after which what was remembered expires.")
+    max_chars: int = Field(20_000, ge=1, description="Longest text kept of one turn or tool output, in characters.")
+
+
+class Settings(BaseSettings):
+    """All settings of an index; see the sections."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIR_", env_nested_delimiter="__", toml_file="lir.toml", frozen=True, extra="forbid"
+    )
+
+    ingest: IngestSettings = IngestSettings()
+    search: SearchSettings = SearchSettings()
+    memory: MemorySettings = MemorySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(toml: Path | None = None) -> Settings:
+    """Reads settings from the environment and `lir.toml` (or the file given).
+
+    Raises:
+        ConfigError: A setting is unknown or out of range; the message names it.
+    """
+    try:
+        if toml is None:
+            return Settings()
+
+        class FileSettings(Settings):
+            model_config = SettingsConfigDict(toml_file=toml)
+
+        return FileSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"setting {name}: {first['msg']}", setting=name, remedy="See lir_agents/config.py for ranges."
+        ) from error

@@ -1,0 +1,1 @@
+"""The LangGraph wiring. The order of the steps stands here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Sources to versioned passages: load, normalise, redact, split, commit."""

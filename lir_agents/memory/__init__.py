@@ -1,0 +1,1 @@
+"""What this conversation and its tools have said: recall, remember, forget."""

@@ -1,0 +1,1 @@
+"""Who may read what: principals, decisions, scopes, and the check before anything surfaces."""

@@ -1,0 +1,1 @@
+"""Numbers only, no I/O: MaxSim kernels, quantisation, fusion of signals, explanation."""

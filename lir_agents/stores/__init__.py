@@ -1,0 +1,1 @@
+"""What is on disk, one third-party library per file."""

@@ -1,0 +1,1 @@
+"""Spans and metrics: counts and seconds, never text."""
