@@ -1,0 +1,106 @@
+"""The forward pass: token ids in, float32 hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lir_agents.encoding.checkpoint import Checkpoint
+from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, quiet_transformers
+from lir_agents.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Forward", "States", "load_forward", "pad"]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a forward pass gives for a batch.
+
+    Attributes:
+        hidden: float32 [batch, longest, hidden_dim], last hidden states; rows past an input's end are noise.
+        pooled: float32 [batch, dense_dim] where the checkpoint's own modules pooled, not normalised; or None.
+    """
+
+    hidden: NDArray[np.float32]
+    pooled: NDArray[np.float32] | None = None
+
+
+class Forward(Protocol):
+    """Runs a batch of token ids; safe to call from several threads."""
+
+    def __call__(self, rows: Sequence[NDArray[np.int64]]) -> States:
+        """Args: rows: int64 [t_i] each, special tokens included."""
+
+
+def pad(rows: Sequence[NDArray[np.int64]], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows side by side, padded on the right, and the mask that is 1 on their own tokens; both [batch, longest]."""
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, np.int64)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def load_forward(checkpoint: Checkpoint, *, device: str | None, precision: Precision | None) -> Forward:
+    """Loads the weights, from local files only and without code from the checkpoint.
+
+    Raises:
+        InputError: transformers cannot make a model of the files.
+        ConfigError: The device or precision is not to be had.
+    """
+    import torch
+
+    target = choose_device(device)
+    dtype = choose_dtype(target, precision)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    weights = {"dtype": dtype, "use_safetensors": True}
+    try:
+        with quiet_transformers():
+            if checkpoint.pooling == "modules":
+                from sentence_transformers import SentenceTransformer
+
+                model = SentenceTransformer(
+                    str(checkpoint.folder), device=str(target), model_kwargs=weights, **options
+                )
+                model.to(dtype)
+            else:
+                from transformers import AutoModel
+
+                model = AutoModel.from_pretrained(str(checkpoint.transformer), **weights, **options).to(target)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{checkpoint.folder} cannot be loaded: {error}",
+            field="encoder",
+            remedy="Give a folder that sentence-transformers or transformers saved.",
+        ) from error
+    model.eval()
+    run = _run_modules if checkpoint.pooling == "modules" else _run_plain
+    pad_id = int(checkpoint.config.get("pad_token_id") or 0)
+
+    def forward(rows: Sequence[NDArray[np.int64]]) -> States:
+        ids, mask = pad(rows, pad_id)
+        with torch.inference_mode():
+            return run(model, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
+
+    return forward
+
+
+def _run_plain(model: Any, ids: Any, mask: Any) -> States:
+    hidden: torch.Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    return States(hidden.float().cpu().numpy())
+
+
+def _run_modules(model: Any, ids: Any, mask: Any) -> States:
+    features = model({"input_ids": ids, "attention_mask": mask})
+    return States(
+        features["token_embeddings"].float().cpu().numpy(), features["sentence_embedding"].float().cpu().numpy()
+    )

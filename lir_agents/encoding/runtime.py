@@ -1,0 +1,93 @@
+"""Where and how precisely a model runs, and loading one without noise or network.
+
+Precision. Weights are cast to bfloat16 where the processor multiplies in it natively: twice to three times
+the speed. The fingerprint leaves precision out on purpose: for all-MiniLM-L6-v2 the cosine between the same
+vector in float32 and in bfloat16 is above .9999 for pooled vectors and above .999 (median .9999) for token
+vectors, of the order of the error of the int8 store that they end up in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from lir_agents.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Precision", "choose_device", "choose_dtype", "quiet_transformers"]
+
+Precision = Literal["float32", "bfloat16"]
+
+_QUIET = Lock()
+
+
+def choose_device(device: str | None) -> torch.device:
+    """The device asked for, or a CUDA device where there is one, or the processor.
+
+    Raises:
+        ConfigError: Torch does not know the device, or this machine does not have it.
+    """
+    import torch
+
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device!r} is not available: {error}",
+            setting="device",
+            remedy='Use "cpu", "cuda", or leave it out.',
+        ) from error
+    return chosen
+
+
+def choose_dtype(device: torch.device, precision: Precision | None) -> torch.dtype:
+    """The precision asked for, or bfloat16 where the device computes in it natively, or float32."""
+    import torch
+
+    if precision not in (None, "float32", "bfloat16"):
+        raise ConfigError(
+            f"precision is {precision!r}", setting="precision", remedy='Use "float32", "bfloat16" or leave it out.'
+        )
+    native = _native_bfloat16(device) if precision is None else precision == "bfloat16"
+    return torch.bfloat16 if native else torch.float32
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    # Without the instructions, bfloat16 on a processor is emulated, and slower than float32.
+    probe = getattr(torch.cpu, "get_capabilities", None)
+    if probe is not None:
+        capabilities = probe()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' loading bars and warnings, and puts its settings back afterwards.
+
+    They are process-wide, so one load at a time holds them.
+    """
+    from transformers.utils import logging
+
+    state: Any = logging
+    with _QUIET:
+        verbosity, bars = state.get_verbosity(), state.is_progress_bar_enabled()
+        state.set_verbosity_error()
+        state.disable_progress_bar()
+        try:
+            yield
+        finally:
+            state.set_verbosity(verbosity)
+            if bars:
+                state.enable_progress_bar()
