@@ -1,0 +1,407 @@
+"""What every token store must do, run on LMDB on real disk; a dict is the oracle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lir_agents.arrays import PackedTokens
+from lir_agents.errors import InputError, IntegrityError, StoreError
+from lir_agents.stores.tokens import LmdbTokens
+
+TOKEN_DIM, DENSE_DIM = 24, 32
+
+
+def packed(lengths: list[int], seed: int) -> PackedTokens:
+    """Random int8 token matrices, one per length."""
+    rng = np.random.default_rng(seed)
+    total = sum(lengths)
+    return PackedTokens(
+        data=rng.integers(-127, 128, (total, TOKEN_DIM), dtype=np.int8),
+        scales=rng.random(total, dtype=np.float32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+
+
+def unit(count: int, seed: int, dim: int = DENSE_DIM) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def fill(store: LmdbTokens, rows: list[int], seed: int = 0, length: int = 5) -> tuple[PackedTokens, np.ndarray]:
+    tokens, pooled = packed([length] * len(rows), seed), unit(len(rows), seed)
+    store.put(np.array(rows, np.int64), tokens, pooled)
+    return tokens, pooled
+
+
+def assert_equal(got: PackedTokens, expected: PackedTokens) -> None:
+    np.testing.assert_array_equal(got.offsets, expected.offsets)
+    np.testing.assert_array_equal(got.data, expected.data)
+    np.testing.assert_array_equal(got.scales, expected.scales)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with_store = LmdbTokens.open(tmp_path / "tokens", TOKEN_DIM, DENSE_DIM)
+    yield with_store
+    with_store.close()
+
+
+# ---------------------------------------------------------------- against an oracle
+
+ROW = st.integers(0, 12) | st.integers(2**40, 2**40 + 3)
+STEP = st.one_of(
+    st.tuples(st.just("put"), st.lists(st.tuples(ROW, st.integers(1, 9)), min_size=1, max_size=6)),
+    st.tuples(st.just("delete"), st.lists(ROW, max_size=4)),
+    st.tuples(st.sampled_from(["compact", "reopen"]), st.none()),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(STEP, max_size=8), asked=st.lists(ROW, max_size=12))
+def test_any_history_reads_back_as_a_dict_would(tmp_path_factory, steps, asked) -> None:
+    path = tmp_path_factory.mktemp("history")
+    store, oracle = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM), {}
+    for number, (verb, what) in enumerate(steps):
+        if verb == "put":
+            tokens, pooled = packed([length for _, length in what], number), unit(len(what), number)
+            store.put(np.array([row for row, _ in what], np.int64), tokens, pooled)
+            for i, (row, _) in enumerate(what):
+                part = slice(tokens.offsets[i], tokens.offsets[i + 1])
+                oracle[row] = (tokens.data[part], tokens.scales[part], pooled[i])
+        elif verb == "delete":
+            store.delete(np.array(what, np.int64))
+            for row in what:
+                oracle.pop(row, None)
+        elif verb == "compact":
+            store.compact()
+        else:
+            store.close()
+            store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
+    missing = (np.empty((0, TOKEN_DIM), np.int8), np.empty(0, np.float32), np.zeros(DENSE_DIM, np.float32))
+    expected = [oracle.get(row, missing) for row in asked]
+    wanted = np.array(asked, np.int64)
+    got, vectors = store.gather(wanted), store.pooled(wanted)
+    assert store.rows().tolist() == sorted(oracle)
+    assert store.verify() == []
+    assert got.lengths.tolist() == [len(data) for data, _, _ in expected]
+    for i, (data, scales, pooled) in enumerate(expected):
+        part = slice(got.offsets[i], got.offsets[i + 1])
+        np.testing.assert_array_equal(got.data[part], data)
+        np.testing.assert_array_equal(got.scales[part], scales)
+        np.testing.assert_allclose(vectors[i], pooled, atol=3e-4)
+    store.close()
+
+
+def test_order_duplicates_and_missing_rows_are_kept(store: LmdbTokens) -> None:
+    tokens = packed([1, 3, 2], 7)
+    store.put(np.array([30, 10, 20]), tokens, unit(3, 7))
+    got = store.gather(np.array([20, 99, 30, 20]))
+    assert got.lengths.tolist() == [2, 0, 1, 2]
+    expected = np.concatenate([tokens.data[4:6], tokens.data[0:1], tokens.data[4:6]])
+    np.testing.assert_array_equal(got.data, expected)
+
+
+def test_empty_requests_and_an_empty_store(store: LmdbTokens) -> None:
+    none = np.empty(0, np.int64)
+    assert store.gather(none).data.shape == (0, TOKEN_DIM)
+    assert store.gather(np.array([1, 2])).lengths.tolist() == [0, 0]
+    assert store.pooled(none).shape == (0, DENSE_DIM)
+    assert store.rows().tolist() == []
+    assert store.rows().dtype == np.int64
+    store.delete(none)
+    store.compact()
+    assert store.verify() == []
+
+
+def test_pooled_keeps_the_cosine(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, 384)
+    vectors = unit(200, 3, 384)
+    store.put(np.arange(200), packed([1] * 200, 3), vectors)
+    got = store.pooled(np.arange(200))
+    assert (1 - (got * vectors).sum(axis=1)).max() < 1e-5
+    assert np.abs(got @ vectors[0] - vectors @ vectors[0]).max() < 1e-4
+    assert np.abs(np.linalg.norm(got, axis=1) - 1).max() < 1e-6
+    store.close()
+
+
+def test_what_gather_returns_survives_later_writes(store: LmdbTokens) -> None:
+    tokens, _ = fill(store, [1, 2, 3])
+    got = store.gather(np.array([1, 2, 3]))
+    store.delete(np.array([1, 2, 3]))
+    fill(store, [4, 5, 6], seed=9)
+    store.compact()
+    assert_equal(got, tokens)
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_the_map_grows_by_itself_while_others_read(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, map_bytes=1 << 20)
+    first, _ = fill(store, [0])
+    stop, failures = threading.Event(), []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                assert_equal(store.gather(np.array([0])), first)
+                time.sleep(0.001)  # a reader that spins keeps the interpreter to itself
+        except Exception as error:
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for i in range(8):
+        fill(store, list(range(1 + 20 * i, 21 + 20 * i)), seed=i, length=2000)  # 8 MB through a map of 1
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+    assert len(store.rows()) == 161
+    store.close()
+
+
+def test_size_follows_what_is_alive(store: LmdbTokens) -> None:
+    fill(store, list(range(50)), length=300)
+    full = store.size_bytes()
+    assert full >= 50 * 300 * (TOKEN_DIM + 4)
+    store.delete(np.arange(10, 50))
+    assert store.size_bytes() < full / 3
+
+
+def test_int8_takes_little_more_than_a_quarter_of_float32(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, 384, 384)
+    lengths = np.random.default_rng(0).integers(100, 200, 200)
+    total = int(lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    store.put(
+        np.arange(200),
+        PackedTokens(np.ones((total, 384), np.int8), np.ones(total, np.float32), offsets),
+        unit(200, 1, 384),
+    )
+    assert store.size_bytes() <= 0.27 * total * 384 * 4
+    store.close()
+
+
+def test_compaction_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
+    secrets = []
+    for row in range(120):  # lengths around one page, so that values lie inline, in one page and in several
+        tokens, pooled = packed([1 + row * 3], 1000 + row), unit(1, 1000 + row)
+        store.put(np.array([row]), tokens, pooled)
+        if row % 2:
+            secrets += [tokens.data[:1].tobytes(), tokens.data[-1:].tobytes(), pooled.astype(np.float16).tobytes()]
+    kept = store.gather(np.arange(0, 120, 2))
+    store.delete(np.arange(1, 120, 2))
+    on_disk = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
+    assert any(secret in on_disk for secret in secrets), "deletion alone leaves the bytes: the scan can find them"
+    store.compact()
+    on_disk = b"".join(file.read_bytes() for file in path.rglob("*") if file.is_file())
+    assert not any(secret in on_disk for secret in secrets)
+    assert kept.data[:1].tobytes() in on_disk
+    assert_equal(store.gather(np.arange(0, 120, 2)), kept)
+    fill(store, [500])
+    store.close()
+    store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
+    assert store.rows().tolist() == [*range(0, 120, 2), 500]
+    store.close()
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda r, t, p: (r - 5, t, p), "rows"),
+        (lambda r, t, p: (r[:1], t, p), "tokens.offsets"),
+        (lambda r, t, p: (r, packed([2, 0], 0), p), "tokens.offsets"),
+        (lambda r, t, p: (r, PackedTokens(t.data.astype(np.float32), t.scales, t.offsets), p), "tokens.data"),
+        (lambda r, t, p: (r, PackedTokens(t.data[:, :8], t.scales, t.offsets), p), "tokens.data"),
+        (lambda r, t, p: (r, PackedTokens(t.data, t.scales * np.nan, t.offsets), p), "tokens.scales"),
+        (lambda r, t, p: (r, t, p[:, :8]), "pooled"),
+        (lambda r, t, p: (r, t, p * np.inf), "pooled"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(store: LmdbTokens, change, field: str) -> None:
+    before, _ = fill(store, [0, 1])
+    rows, tokens, pooled = change(np.array([0, 1]), packed([2, 3], 5), unit(2, 5))
+    with pytest.raises(InputError) as caught:
+        store.put(rows, tokens, pooled)
+    assert caught.value.field == field
+    assert_equal(store.gather(np.array([0, 1])), before)
+
+
+@pytest.mark.parametrize(("token_dim", "dense_dim"), [(TOKEN_DIM + 1, DENSE_DIM), (TOKEN_DIM, DENSE_DIM * 2)])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_other_widths_are_refused_at_open(tmp_path: Path, token_dim: int, dense_dim: int, read_only: bool) -> None:
+    LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM).close()
+    with pytest.raises(IntegrityError, match="made for"):
+        LmdbTokens.open(tmp_path, token_dim, dense_dim, read_only=read_only)
+    LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM).close()
+
+
+def test_a_closed_store_says_so_and_closing_twice_is_fine(store: LmdbTokens) -> None:
+    fill(store, [1])
+    store.close()
+    store.close()
+    for use in (
+        lambda: store.gather(np.array([1])),
+        lambda: fill(store, [2]),
+        store.rows,
+        store.compact,
+        store.verify,
+    ):
+        with pytest.raises(StoreError, match="closed"):
+            use()
+
+
+# ---------------------------------------------------------------- a second process
+
+
+def test_a_second_process_reads_along_and_may_not_write(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="none"):
+        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, read_only=True)
+    owner = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, map_bytes=1 << 20)
+    fill(owner, [1])
+    script = f"""
+        import sys, numpy as np
+        from pathlib import Path
+        from lir_agents.errors import StoreError
+        from lir_agents.stores.tokens import LmdbTokens
+        store = LmdbTokens.open(
+            Path({str(tmp_path)!r}), {TOKEN_DIM}, {DENSE_DIM}, read_only=True, map_bytes=1 << 20
+        )
+        print(store.rows().tolist(), flush=True)
+        sys.stdin.readline()
+        print(len(store.rows()), int(store.gather(np.arange(100)).offsets[-1]), flush=True)
+        try:
+            store.delete(np.array([1]))
+        except StoreError as error:
+            print(error.operation, flush=True)
+    """
+    reader = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "[1]\n"
+    fill(owner, list(range(2, 62)), length=2000)  # beyond the map that the reader began with
+    out, _ = reader.communicate("go\n", timeout=60)
+    assert out.split("\n")[:2] == ["61 120005", "delete"]
+    owner.close()
+
+
+# ---------------------------------------------------------------- damage
+
+
+def data_file(path: Path) -> Path:
+    (file,) = path.glob("tokens.*.mdb")
+    return file
+
+
+def test_a_damaged_value_is_named_and_never_returned_as_if_it_were_whole(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    tokens, pooled = fill(store, list(range(10)), length=400)
+    store.close()
+    file = data_file(tmp_path)
+    content = bytearray(file.read_bytes())
+    at = content.index(tokens.data[3 * 400 + 7].tobytes())
+    content[at] ^= 0xFF
+    at = content.index(pooled[5].astype(np.float16).tobytes())
+    content[at] ^= 0xFF
+    header = content.rindex(b"LIRT", 0, content.index(tokens.data[8 * 400].tobytes()))
+    content[header + 16] ^= 0x01  # the number of tokens of row 8
+    file.write_bytes(content)
+
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    assert store.verify() == [3, 5, 8]
+    with pytest.raises(IntegrityError, match=r"\b5\b"):
+        store.pooled(np.arange(10))
+    with pytest.raises(IntegrityError, match=r"\b8\b"):
+        store.gather(np.arange(10))
+    with pytest.raises(IntegrityError, match=r"\b3\b"):
+        store.compact()
+    store.delete(np.array([3, 5, 8]))
+    store.compact()
+    assert store.verify() == []
+    assert store.rows().tolist() == [0, 1, 2, 4, 6, 7, 9]
+    store.close()
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+def test_a_file_cut_short_is_refused_and_left_alone(tmp_path: Path, keep: float) -> None:
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    fill(store, list(range(20)), length=400)
+    store.close()
+    file = data_file(tmp_path)
+    content = file.read_bytes()[: int(file.stat().st_size * keep) or 100]
+    file.write_bytes(content)
+    with pytest.raises(IntegrityError, match="rebuild"):
+        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    assert file.read_bytes() == content
+
+
+def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.1.mdb"
+    file.write_bytes(b"not a database at all" * 1000)
+    content = file.read_bytes()
+    with pytest.raises(IntegrityError):
+        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    assert file.read_bytes() == content
+    with pytest.raises(StoreError):
+        LmdbTokens.open(file, TOKEN_DIM, DENSE_DIM)
+
+
+def test_damaged_structure_is_found_without_trusting_it(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path / "whole", TOKEN_DIM, DENSE_DIM)
+    fill(store, list(range(300)))
+    store.close()
+    file = data_file(tmp_path / "whole")
+    pages = file.stat().st_size // 4096
+    found = 0
+    for page in range(2, pages, max(1, pages // 12)):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+        with data_file(tmp_path / "copy").open("r+b") as damaged:
+            damaged.seek(page * 4096)
+            damaged.write(b"\x00" * 64)
+        try:
+            copy = LmdbTokens.open(tmp_path / "copy", TOKEN_DIM, DENSE_DIM)
+        except (IntegrityError, StoreError):
+            found += 1
+            continue
+        try:
+            found += bool(copy.verify())
+        except IntegrityError:
+            found += 1
+        copy.close()
+    assert found >= 8  # the others are free pages, in which nothing lies
+
+
+def test_leftovers_of_a_compaction_that_died_are_ignored_and_removed(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    tokens, _ = fill(store, [1, 2])
+    store.close()
+    (tmp_path / "tokens.2.partial").write_bytes(b"half a copy")
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    assert_equal(store.gather(np.array([1, 2])), tokens)
+    assert not (tmp_path / "tokens.2.partial").exists()
+    store.close()
+    shutil.copy(data_file(tmp_path), tmp_path / "tokens.2.mdb")  # died after the swap, before the removal
+    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    assert_equal(store.gather(np.array([1, 2])), tokens)
+    assert data_file(tmp_path).name == "tokens.2.mdb"
+    store.close()
