@@ -1,8 +1,4 @@
-"""What a model folder says about itself, read from its JSON files alone; and what is refused unread.
-
-A checkpoint is somebody else's file. Only safetensors weights and JSON are ever opened: pickles and model code
-that the checkpoint brings along could run anything.
-"""
+"""What the folder of a plain model says about itself, read from its JSON files alone."""
 
 from __future__ import annotations
 
@@ -14,18 +10,35 @@ from typing import Any, Literal
 
 from lir_agents.errors import InputError
 
-__all__ = ["Checkpoint", "Pooling", "read_checkpoint", "read_json", "refuse_unsafe"]
+__all__ = [
+    "Checkpoint",
+    "Pooling",
+    "folder_modules",
+    "max_input_tokens",
+    "module_kind",
+    "optional_json",
+    "read_checkpoint",
+    "read_json",
+    "without_volatile",
+]
 
 Pooling = Literal["mean", "cls", "max", "modules"]
 """How hidden states become one vector: by one of three plain rules, or by running the checkpoint's own
 sentence-transformers modules."""
 
 _FIELD = "encoder"
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_KNOWN_MODULES = ("sentence_transformers.", "pylate.")
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "longformer", "data2vec-text")
 """Families whose position numbers begin after the padding id, so that two of them are never used."""
-_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+_VOLATILE = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "__version__",
+    "name_or_path",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,7 @@ class Checkpoint:
     def meaning(self) -> dict[str, Any]:
         """The settings that change vectors, for the fingerprint."""
         return {
-            "config": {key: value for key, value in self.config.items() if key not in _VOLATILE},
+            "config": without_volatile(self.config),
             "pooling": self.pooling,
             "modules": _module_configs(self.folder) if self.pooling == "modules" else [],
             "max_tokens": self.max_tokens,
@@ -85,49 +98,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {error}", field=_FIELD) from error
 
 
-def refuse_unsafe(folder: Path) -> None:
-    """Refuses checkpoints that can only be loaded by unpickling or by running code they bring along.
-
-    Raises:
-        InputError: Saying which file is the reason.
-    """
-    for name in ("config.json", "tokenizer_config.json"):
-        for path in sorted(folder.rglob(name)):
-            settings = read_json(path)
-            if isinstance(settings, dict) and settings.get("auto_map"):
-                raise InputError(
-                    f"{path.name} of this model asks to run code that comes with it (auto_map)",
-                    field=_FIELD,
-                    remedy="Choose a model that transformers supports by itself.",
-                )
-    for module in _modules(folder):
-        if not str(module.get("type", "")).startswith(_KNOWN_MODULES):
-            raise InputError(
-                f"modules.json names {module.get('type')!r}, which is not part of sentence-transformers",
-                field=_FIELD,
-                remedy="Choose a model made of sentence-transformers' own modules.",
-            )
-    for holder in sorted({path.parent for pattern in _PICKLES for path in folder.rglob(pattern)}):
-        if not any(holder.glob("*.safetensors")):
-            raise InputError(
-                f"{holder} holds pickled weights only, and unpickling can run any code",
-                field=_FIELD,
-                remedy="Save the model with safetensors: model.save_pretrained(folder, safe_serialization=True).",
-            )
-    if not any(folder.rglob("*.safetensors")):
-        raise InputError(
-            f"{folder} holds no safetensors weights", field=_FIELD, remedy="Give the folder of a saved model."
-        )
-
-
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Reads a plain sentence-transformers or transformers checkpoint.
 
     Raises:
         InputError: A file is missing, malformed or unsafe.
     """
-    refuse_unsafe(folder)
-    modules = _modules(folder)
+    modules = folder_modules(folder)
     transformer = folder / str(modules[0].get("path", "")) if modules else folder
     config = read_json(transformer / "config.json")
     hidden = config.get("hidden_size") or config.get("dim") or config.get("d_model")
@@ -137,17 +114,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise InputError(
             f"{transformer} holds no tokenizer.json",
             field=_FIELD,
-            remedy="Save the fast tokenizer into it: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
+            remedy="Save one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
         )
     pooling = _pooling(folder, modules)
-    sentence = _optional(transformer / "sentence_bert_config.json")
-    prompts = _optional(folder / "config_sentence_transformers.json").get("prompts") or {}
+    sentence = optional_json(transformer / "sentence_bert_config.json")
+    prompts = optional_json(folder / "config_sentence_transformers.json").get("prompts") or {}
     return Checkpoint(
         folder=folder,
         transformer=transformer,
         config=config,
         pooling=pooling,
-        max_tokens=_max_tokens(config, sentence, _optional(transformer / "tokenizer_config.json")),
+        max_tokens=max_input_tokens(config, sentence, optional_json(transformer / "tokenizer_config.json")),
         hidden_dim=hidden,
         dense_dim=_dense_dim(folder, modules, hidden) if pooling == "modules" else hidden,
         lower_case=bool(sentence.get("do_lower_case", False)),
@@ -156,24 +133,32 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def without_volatile(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what says only who saved them, and when."""
+    return {key: value for key, value in settings.items() if key not in _VOLATILE}
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, or an empty one where there is no such file."""
     settings = read_json(path) if path.is_file() else {}
     return settings if isinstance(settings, dict) else {}
 
 
-def _modules(folder: Path) -> list[dict[str, Any]]:
+def folder_modules(folder: Path) -> list[dict[str, Any]]:
+    """The entries of modules.json, or none where the folder is not sentence-transformers'."""
     path = folder / "modules.json"
     return list(read_json(path)) if path.is_file() else []
 
 
-def _kind(module: Mapping[str, Any]) -> str:
+def module_kind(module: Mapping[str, Any]) -> str:
+    """The class name of an entry of modules.json."""
     return str(module.get("type", "")).rsplit(".", 1)[-1]
 
 
 def _module_configs(folder: Path) -> list[dict[str, Any]]:
     return [
-        {"type": _kind(module), "config": _optional(folder / str(module.get("path", "")) / "config.json")}
-        for module in _modules(folder)[1:]
+        {"type": module_kind(module), "config": optional_json(folder / str(module.get("path", "")) / "config.json")}
+        for module in folder_modules(folder)[1:]
     ]
 
 
@@ -181,10 +166,10 @@ def _pooling(folder: Path, modules: list[dict[str, Any]]) -> Pooling:
     """The plain rule where the modules are Transformer, Pooling and perhaps Normalize; else "modules"."""
     if not modules:
         return "mean"
-    kinds = [_kind(module) for module in modules]
+    kinds = [module_kind(module) for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         return "modules"
-    modes = _pooling_modes(_optional(folder / str(modules[1].get("path", "")) / "config.json"))
+    modes = _pooling_modes(optional_json(folder / str(modules[1].get("path", "")) / "config.json"))
     match modes:
         case ["mean"] | ["cls"] | ["max"]:
             rule: Pooling = modes[0]  # type: ignore[assignment]
@@ -209,14 +194,15 @@ def _pooling_modes(config: Mapping[str, Any]) -> list[str]:
 def _dense_dim(folder: Path, modules: list[dict[str, Any]], hidden: int) -> int:
     width = hidden
     for module in modules[1:]:
-        config = _optional(folder / str(module.get("path", "")) / "config.json")
-        if _kind(module) == "Pooling":
+        config = optional_json(folder / str(module.get("path", "")) / "config.json")
+        if module_kind(module) == "Pooling":
             width = hidden * max(1, len(_pooling_modes(config)))
         width = int(config.get("out_features", width))
     return width
 
 
-def _max_tokens(config: Mapping[str, Any], sentence: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+def max_input_tokens(config: Mapping[str, Any], sentence: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    """Longest input in tokens, from a checkpoint's three settings files; 512 where none says."""
     positions = config.get("max_position_embeddings")
     limits = [sentence.get("max_seq_length") or tokenizer.get("model_max_length")]
     if isinstance(positions, int) and positions > 0:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.encoding.checkpoint import Checkpoint
-from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, quiet_transformers
-from lir_agents.errors import InputError
+from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, loading
 
 if TYPE_CHECKING:
     import torch
@@ -63,25 +62,16 @@ def load_forward(checkpoint: Checkpoint, *, device: str | None, precision: Preci
     dtype = choose_dtype(target, precision)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     weights = {"dtype": dtype, "use_safetensors": True}
-    try:
-        with quiet_transformers():
-            if checkpoint.pooling == "modules":
-                from sentence_transformers import SentenceTransformer
+    with loading(checkpoint.folder):
+        if checkpoint.pooling == "modules":
+            from sentence_transformers import SentenceTransformer
 
-                model = SentenceTransformer(
-                    str(checkpoint.folder), device=str(target), model_kwargs=weights, **options
-                )
-                model.to(dtype)
-            else:
-                from transformers import AutoModel
+            model = SentenceTransformer(str(checkpoint.folder), device=str(target), model_kwargs=weights, **options)
+            model.to(dtype)
+        else:
+            from transformers import AutoModel
 
-                model = AutoModel.from_pretrained(str(checkpoint.transformer), **weights, **options).to(target)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"{checkpoint.folder} cannot be loaded: {error}",
-            field="encoder",
-            remedy="Give a folder that sentence-transformers or transformers saved.",
-        ) from error
+            model = AutoModel.from_pretrained(str(checkpoint.transformer), **weights, **options).to(target)
     model.eval()
     run = _run_modules if checkpoint.pooling == "modules" else _run_plain
     pad_id = int(checkpoint.config.get("pad_token_id") or 0)

@@ -8,17 +8,19 @@ vectors, of the order of the error of the int8 store that they end up in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from lir_agents.errors import ConfigError
+from lir_agents.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Precision", "choose_device", "choose_dtype", "quiet_transformers"]
+__all__ = ["Precision", "choose_device", "choose_dtype", "loading"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -73,21 +75,42 @@ def _native_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences transformers' loading bars and warnings, and puts its settings back afterwards.
+def loading(folder: Path) -> Iterator[None]:
+    """What reading a checkpoint needs around it: silence, and one kind of error for the many there can be.
 
-    They are process-wide, so one load at a time holds them.
+    Raises:
+        InputError: The libraries below could not make a model of the files.
     """
-    from transformers.utils import logging
+    try:
+        with _quiet():
+            yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{folder} cannot be loaded: {error}",
+            field="encoder",
+            remedy="Give a folder that sentence-transformers or transformers saved.",
+        ) from error
 
-    state: Any = logging
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the loading bars and warnings of transformers and sentence-transformers for a while.
+
+    Their settings are process-wide, so one load at a time holds them, and puts them back.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    settings: Any = transformers_logging
+    modules = logging.getLogger("sentence_transformers")
     with _QUIET:
-        verbosity, bars = state.get_verbosity(), state.is_progress_bar_enabled()
-        state.set_verbosity_error()
-        state.disable_progress_bar()
+        before = (settings.get_verbosity(), modules.level, settings.is_progress_bar_enabled())
+        settings.set_verbosity_error()
+        modules.setLevel(logging.ERROR)
+        settings.disable_progress_bar()
         try:
             yield
         finally:
-            state.set_verbosity(verbosity)
-            if bars:
-                state.enable_progress_bar()
+            settings.set_verbosity(before[0])
+            modules.setLevel(before[1])
+            if before[2]:
+                settings.enable_progress_bar()

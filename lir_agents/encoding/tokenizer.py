@@ -104,13 +104,13 @@ class TextTokenizer:
             ids = self._encode(whole).ids
         return ids[-limit:]
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str, *, block_chars: int = _BLOCK_CHARS) -> list[tuple[int, int]]:
         """Character offsets of all tokens of a text of any length, without special tokens.
 
-        Long texts are cut at white space into blocks that are tokenised in parallel.
+        Long texts are cut at white space into blocks of about `block_chars` that are tokenised in parallel.
         """
         text = mend(text)
-        starts = list(_block_starts(text))
+        starts = list(_block_starts(text, block_chars))
         blocks = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
         spans: list[tuple[int, int]] = []
         for start, encoded in zip(starts, self._rust.encode_batch(blocks, add_special_tokens=False), strict=True):
@@ -146,14 +146,12 @@ def _tail(text: str, chars: int) -> str:
     return text[space.start() :] if space else text
 
 
-def _block_starts(text: str) -> Iterator[int]:
-    """Offsets at which blocks begin: 0, and white space at least `_BLOCK_CHARS` after the last beginning."""
+def _block_starts(text: str, block_chars: int) -> Iterator[int]:
+    """Offsets at which blocks begin: 0, and white space at least `block_chars` after the last beginning."""
     start = 0
     while True:
         yield start
-        if len(text) - start <= 2 * _BLOCK_CHARS:
-            return
-        space = _SPACE.search(text, start + _BLOCK_CHARS)
+        space = _SPACE.search(text, start + block_chars) if len(text) - start > 2 * block_chars else None
         if space is None:
             return
         start = space.start()

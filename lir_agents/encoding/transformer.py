@@ -23,6 +23,7 @@ from lir_agents.encoding.inputs import Input, InputBuilder, length_sorted_batche
 from lir_agents.encoding.model import Forward, load_forward
 from lir_agents.encoding.runtime import Precision
 from lir_agents.encoding.tokenizer import TextTokenizer
+from lir_agents.encoding.vectors import unit
 
 __all__ = ["TransformerEncoder"]
 
@@ -128,7 +129,7 @@ class TransformerEncoder:
         for i, one in enumerate(batch):
             hidden = states.hidden[i, : len(one.ids)]
             pooled = self._pool(hidden, one.pool) if states.pooled is None else states.pooled[i]
-            rows.append(Encoding(_unit(pooled), _unit(hidden[one.keep]), one.spans[one.keep]))
+            rows.append(Encoding(unit(pooled), unit(hidden[one.keep]), one.spans[one.keep]))
         return rows
 
     def _pool(self, hidden: NDArray[np.float32], rows: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -162,9 +163,3 @@ class TransformerEncoder:
                 if self._forward is None:
                     self._forward = load_forward(self._checkpoint, device=self._device, precision=self._precision)
         return self._forward
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length one, float32, in memory of their own."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
