@@ -13,7 +13,7 @@ from lir_agents.evaluation.dataset import Dataset, EvalQuery, principal_of
 from lir_agents.evaluation.experiment import Experiment, Ranking, System, SystemResult, evaluate
 from lir_agents.evaluation.metrics import METRICS
 from lir_agents.evaluation.significance import Comparison, compare
-from lir_agents.evaluation.systems import BASELINES, SYSTEMS, Situation, bind_systems
+from lir_agents.evaluation.systems import BASELINES, SYSTEMS, Situation, bind_systems, check_systems
 
 __all__ = [
     "BASELINES",
@@ -28,6 +28,7 @@ __all__ = [
     "System",
     "SystemResult",
     "bind_systems",
+    "check_systems",
     "compare",
     "evaluate",
     "principal_of",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lir_agents.evaluation.dataset import EvalQuery
     from lir_agents.types import Filter, Principal, SearchResult, ToolSignal, Turn
 
-__all__ = ["BASELINES", "SYSTEMS", "Situation", "bind_systems", "fuse_ranks"]
+__all__ = ["BASELINES", "SYSTEMS", "Situation", "bind_systems", "check_systems", "fuse_ranks"]
 
 BASELINES = ("bm25", "dense", "hybrid", "maxsim")
 SYSTEMS = (*BASELINES, "lir")
@@ -168,6 +168,22 @@ def _product(index: Searchable, situation: Situation) -> System:
     return system
 
 
+def check_systems(names: Sequence[str]) -> list[str]:
+    """The names, each once and in the order given.
+
+    Raises:
+        InputError: A name is none of `SYSTEMS`, or none was given.
+    """
+    unknown = [name for name in names if name not in SYSTEMS]
+    if unknown or not names:
+        raise InputError(
+            f"holds {', '.join(map(repr, unknown)) or 'nothing'}",
+            field="systems",
+            remedy=f"Choose from {', '.join(SYSTEMS)}.",
+        )
+    return list(dict.fromkeys(names))
+
+
 def bind_systems(
     index: Searchable, names: Sequence[str], *, situation: Situation | None = None, depth: int = 100
 ) -> dict[str, System]:
@@ -183,13 +199,6 @@ def bind_systems(
     Raises:
         InputError: A name is none of `SYSTEMS`, or none was given.
     """
-    unknown = [name for name in names if name not in SYSTEMS]
-    if unknown or not names:
-        raise InputError(
-            f"holds {', '.join(map(repr, unknown)) or 'nothing'}",
-            field="systems",
-            remedy=f"Choose from {', '.join(SYSTEMS)}.",
-        )
     chosen = situation or Situation()
     return {
         name: _product(index, chosen) if name == "lir" else _baseline(index, name, chosen, depth) for name in names

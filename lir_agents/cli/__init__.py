@@ -1,0 +1,31 @@
+"""The `lir` command. Nothing heavy is imported before a command needs it: help answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `lir`; always ends in SystemExit: 0 done, 1 failed, 2 wrong usage, 3 refused by policy.
+
+    An error that this package raises on purpose becomes one line on standard error. Set LIR_DEBUG=1 to see
+    where it came from.
+    """
+    import os
+
+    from lir_agents.cli.app import app
+    from lir_agents.errors import LirError
+
+    try:
+        app(args=None if argv is None else list(argv), prog_name="lir")
+    except LirError as error:
+        if os.environ.get("LIR_DEBUG") == "1":
+            raise
+        from lir_agents.cli.console import report_error
+
+        raise SystemExit(report_error(error)) from None
+    except BrokenPipeError:  # whoever read our output has seen enough, as in `lir search … | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(1) from None
