@@ -126,7 +126,7 @@ class AclPolicy:
             refuse(None, action, epoch, "no principal was given", remedy="Pass principal=Principal(...).")
         if principal.id in revoked:
             refuse(principal, action, epoch, "the principal is revoked")
-        grants = principal.grants - revoked
+        grants = principal.grants - revoked if revoked else principal.grants
         if action not in READ_ACTIONS and grants.isdisjoint(self._rights.get(action, ())):
             refuse(principal, action, epoch, "the principal does not have that right")
         cache_key = principal_digest(principal, grants, ("acl", action, str(epoch)))
