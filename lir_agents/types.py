@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from weakref import WeakValueDictionary
 
 from lir_agents.errors import InputError
 
@@ -218,6 +219,23 @@ class Passage:
 # ---------------------------------------------------------------- what comes out
 
 
+class Explainer(Protocol):
+    """An open index, to the hits that it gave out."""
+
+    def explain(self, hit: Hit) -> Explanation:
+        """Which query tokens met which words of the hit's passage."""
+
+
+# Hits name the index they came from instead of holding it: they can be copied, sent and checkpointed, and an
+# index that is closed is not kept alive by its results.
+_EXPLAINERS: WeakValueDictionary[str, Explainer] = WeakValueDictionary()
+
+
+def register_explainer(origin: str, explainer: Explainer) -> None:
+    """Lets hits of this origin be explained for as long as the explainer lives."""
+    _EXPLAINERS[origin] = explainer
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The policy's answer to a request: who may do what, why, and under which state of the policy.
@@ -283,7 +301,9 @@ class Hit:
     end: int
     metadata: Mapping[str, Any]
     breakdown: Mapping[str, float]
-    _explain: Any = field(default=None, repr=False, compare=False)
+    row: int = field(default=-1, repr=False, compare=False)
+    query: str = field(default="", repr=False, compare=False)
+    origin: str = field(default="", repr=False, compare=False)
 
     def explain(self) -> Explanation:
         """Which query tokens met which words of this passage.
@@ -293,14 +313,34 @@ class Hit:
             the character offsets of the word in `text`.
 
         Raises:
-            InputError: The hit was rebuilt from a record and has lost the index it came from.
+            InputError: The index that the hit came from is closed.
+            StoreError: The passage's vectors could not be read.
         """
-        if self._explain is None:
+        explainer = _EXPLAINERS.get(self.origin)
+        if explainer is None:
             raise InputError(
-                "this hit is no longer tied to an index", field="hit", remedy="Search again and explain that hit."
+                "the index of this hit is closed", field="hit", remedy="Explain hits while their index is open."
             )
-        explanation: Explanation = self._explain(self)
-        return explanation
+        return explainer.explain(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the ties to the index, as plain JSON data."""
+        return {
+            "rank": self.rank,
+            "score": self.score,
+            "passage_id": self.passage_id,
+            "document_id": self.document_id,
+            "version": self.version,
+            "title": self.title,
+            "text": self.text,
+            "source": self.source,
+            "source_uri": self.source_uri,
+            "content_sha256": self.content_sha256,
+            "start": self.start,
+            "end": self.end,
+            "metadata": dict(self.metadata),
+            "breakdown": dict(self.breakdown),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +373,23 @@ class SearchResult(Sequence[Hit]):
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole result as plain JSON data."""
+        return {
+            "query": self.query,
+            "hits": [hit.to_dict() for hit in self.hits],
+            "coverage": {
+                "full": self.coverage.full,
+                "caveat": self.coverage.caveat,
+                "stages": {
+                    name: {"status": stage.status, "reason": stage.reason, "elapsed_ms": stage.elapsed_ms}
+                    for name, stage in self.coverage.stages.items()
+                },
+            },
+            "timings_ms": dict(self.timings_ms),
+            "event_id": self.event_id,
+        }
 
 
 @dataclass(frozen=True, slots=True)

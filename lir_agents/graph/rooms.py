@@ -1,0 +1,49 @@
+"""The rooms that a search passes through, opened by the engine and handed to the graph's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from lir_agents.audit.log import AuditLog
+from lir_agents.config import Settings
+from lir_agents.encoding.base import Encoder
+from lir_agents.policy.base import Policy
+from lir_agents.ranking.fusion import FusionWeights
+from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
+from lir_agents.stores.catalog import Catalog
+from lir_agents.types import ToolBinding
+
+__all__ = ["HasRooms", "Rooms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Everything a search reads and writes.
+
+    Attributes:
+        origin: Names the open index in the hits that it gives out.
+        bindings: How fields of tool outputs speak of documents.
+    """
+
+    catalog: Catalog
+    vectors: VectorStore
+    tokens: TokenStore
+    lexical: LexicalStore
+    encoder: Encoder
+    policy: Policy
+    audit: AuditLog
+    settings: Settings
+    origin: str
+    weights: FusionWeights = field(default_factory=FusionWeights)
+    bindings: Sequence[ToolBinding] = ()
+
+
+@runtime_checkable
+class HasRooms(Protocol):
+    """What `build_graph` takes: an open `LateInteractionIndex`."""
+
+    @property
+    def rooms(self) -> Rooms:
+        """The open rooms. Raises InputError once the index is closed."""

@@ -1,0 +1,106 @@
+"""From ranked rows to what is returned: the second wall, hits, the audit event."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from lir_agents.arrays import Rows
+from lir_agents.audit import payloads
+from lir_agents.graph.candidates import View
+from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.request import Request
+from lir_agents.graph.rerank import Ranked
+from lir_agents.graph.rooms import Rooms
+from lir_agents.policy.base import AccessScope
+from lir_agents.policy.masks import recheck
+from lir_agents.types import Coverage, Hit, Passage
+
+__all__ = ["record_event", "surface"]
+
+
+def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, ranked: Ranked) -> tuple[Hit, ...]:
+    """The best k passages that may be read at this moment.
+
+    A deliberate wall: whatever the first stage let through, each passage is checked against the policy and the
+    catalog as they are now. Refused ones are absent, and the next best move up.
+    """
+    hits: list[Hit] = []
+    position = 0
+    while len(hits) < request.k and position < len(ranked.rows):
+        chunk = ranked.rows[position : position + request.k - len(hits)]
+        passages = {passage.row: passage for passage in rooms.catalog.passages(chunk)}
+        for offset, readable in enumerate(_readable_now(rooms, request, scope, chunk)):
+            passage = passages.get(int(chunk[offset]))
+            if readable and passage is not None:
+                hits.append(_hit(rooms, request, passage, ranked, position + offset, rank=len(hits) + 1))
+        position += len(chunk)
+    return tuple(hits)
+
+
+def _readable_now(rooms: Rooms, request: Request, scope: AccessScope, rows: Rows) -> list[bool]:
+    snapshot = rooms.catalog.snapshot()
+    column = snapshot.access_class if request.as_of is None else snapshot.newest_access_class
+    # A search of the present returns nothing that was retired meanwhile; one of the past reads retired versions.
+    there = snapshot.live if request.as_of is None else snapshot.committed
+    classes: list[int | None] = [
+        int(column[row]) if row < len(there) and there[row] and column[row] >= 0 else None for row in rows.tolist()
+    ]
+    return recheck(scope, classes, snapshot.access_keys)
+
+
+def _hit(rooms: Rooms, request: Request, passage: Passage, ranked: Ranked, position: int, *, rank: int) -> Hit:
+    breakdown = ranked.breakdown(position)
+    return Hit(
+        rank=rank,
+        score=float(sum(breakdown.values())),
+        text=passage.text,
+        title=passage.title,
+        document_id=passage.document_id,
+        passage_id=passage.passage_id,
+        version=passage.version,
+        source=passage.source,
+        source_uri=passage.source_uri,
+        content_sha256=passage.content_sha256,
+        start=passage.start,
+        end=passage.end,
+        metadata=dict(passage.metadata),
+        breakdown=breakdown,
+        row=passage.row,
+        query=request.query,
+        origin=rooms.origin,
+    )
+
+
+def record_event(
+    rooms: Rooms,
+    request: Request,
+    context: RetrievalContext,
+    scope: AccessScope,
+    view: View,
+    hits: Sequence[Hit],
+    coverage: Coverage,
+    candidates: int,
+) -> str:
+    """Appends the retrieval to the audit log; its id.
+
+    Raises:
+        StoreError: It could not be recorded; the caller must return nothing.
+    """
+    generation = rooms.catalog.generation()
+    event = payloads.retrieval(
+        context.principal,
+        query=request.query,
+        decision=scope.decision,
+        hits=hits,
+        candidates=candidates,
+        k=request.k,
+        coverage=coverage,
+        generation=generation.fingerprint if generation else "",
+        index_epoch=view.snapshot.epoch,
+        filter=request.filter,
+        thread_id=context.thread_id,
+        as_of=None if request.as_of is None else str(request.as_of),
+        settings=hashlib.sha256(repr((rooms.settings.search, rooms.weights)).encode()).hexdigest(),
+    )
+    return rooms.audit.append(event)

@@ -1,0 +1,216 @@
+"""Ranking against oracles of a few lines, over everything that can be generated."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lir_agents.arrays import PackedTokens
+from lir_agents.ranking.fusion import FusionWeights, best_first, fuse, neighbour_part, standardise
+from lir_agents.ranking.kernels import similarities
+from lir_agents.ranking.maxsim import ABSENT, maxsim, token_maxima
+from lir_agents.ranking.quantise import dequantise, pack, quantise_int8
+
+
+def oracle(query, matrices, weights=None):
+    """MaxSim as the paper writes it, averaged over the query."""
+    scores = []
+    for matrix in matrices:
+        best = [max((float(q @ d) for d in matrix), default=-1.0) for q in query]
+        scores.append(np.average(best, weights=weights))
+    return np.array(scores)
+
+
+def unit(rng, n, dim):
+    vectors = rng.standard_normal((n, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def scene(seed, lengths, q_len, dim, negative=False):
+    rng = np.random.default_rng(seed)
+    query, matrices = unit(rng, q_len, dim), [unit(rng, n, dim) for n in lengths]
+    if negative:  # everything in opposite orthants: every similarity is below zero
+        query, matrices = np.abs(query), [-np.abs(m) for m in matrices]
+    return query, matrices
+
+
+shapes = {
+    "seed": st.integers(0, 2**32 - 1),
+    "lengths": st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any),
+    "q_len": st.integers(1, 20),
+    "dim": st.sampled_from([1, 3, 8, 48, 96, 127, 128, 384]),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(**shapes, negative=st.booleans())
+def test_packed_maxsim_equals_the_oracle(seed, lengths, q_len, dim, negative):
+    query, matrices = scene(seed, lengths, q_len, dim, negative)
+    weights = np.random.default_rng(seed).random(q_len).astype(np.float32) + 0.01
+    packed = pack(matrices, quantise=False)
+    np.testing.assert_allclose(maxsim(query, packed, weights), oracle(query, matrices, weights), atol=1e-5)
+    np.testing.assert_allclose(maxsim(query, packed), oracle(query, matrices), atol=1e-5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**shapes, negative=st.booleans(), kernel=st.sampled_from(["exact", "int8"]))
+def test_int8_kernels_stay_within_quantisation_error(seed, lengths, q_len, dim, negative, kernel):
+    query, matrices = scene(seed, lengths, q_len, dim, negative)
+    packed = pack(matrices)
+    got = maxsim(query, packed, kernel=kernel)
+    # Each stored element is off by at most half a scale, so is each query element under int8.
+    bound = 0.5 * dim**0.5 * packed.scales.max(initial=0) * (1 if kernel == "exact" else 2.2) + 1e-4
+    np.testing.assert_allclose(got, oracle(query, matrices), atol=bound)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**shapes)
+def test_the_order_of_passages_does_not_matter(seed, lengths, q_len, dim):
+    query, matrices = scene(seed, lengths, q_len, dim)
+    forward, backward = maxsim(query, pack(matrices)), maxsim(query, pack(matrices[::-1]))
+    np.testing.assert_allclose(forward, backward[::-1], atol=1e-6)
+
+
+def test_a_passage_without_tokens_scores_the_least():
+    query, matrices = scene(1, [2, 0, 3, 0], 4, 8)
+    maxima = token_maxima(query, pack(matrices))
+    assert (maxima[:, [1, 3]] == ABSENT).all()
+    assert (maxima[:, [0, 2]] > ABSENT).all()
+
+
+def test_all_passages_empty():
+    empty = PackedTokens(np.zeros((0, 8), np.int8), np.zeros(0, np.float32), np.zeros(3, np.int64))
+    assert (maxsim(np.eye(8, dtype=np.float32), empty) == ABSENT).all()
+
+
+def test_zero_padding_would_be_wrong_and_is_not_done():
+    query, matrices = scene(7, [1, 9], 5, 16, negative=True)
+    assert (maxsim(query, pack(matrices)) < 0).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), dim=st.sampled_from([1, 7, 128, 384]))
+def test_quantising_is_within_half_a_scale(seed, n, dim):
+    tokens = unit(np.random.default_rng(seed), n, dim)
+    data, scales = quantise_int8(tokens)
+    assert data.dtype == np.int8
+    assert (np.abs(dequantise(data, scales) - tokens) <= 0.5 * scales[:, None] + 1e-7).all()
+
+
+def test_quantising_zeros_gives_zeros():
+    data, scales = quantise_int8(np.zeros((2, 4), np.float32))
+    assert not dequantise(data, scales).any()
+
+
+def test_the_exact_kernel_is_the_same_in_chunks(monkeypatch):
+    query, matrices = scene(3, [50, 70, 30], 6, 32)
+    packed = pack(matrices)
+    whole = similarities(query, packed, "exact")
+    monkeypatch.setattr("lir_agents.ranking.kernels._CHUNK_TOKENS", 17)
+    np.testing.assert_allclose(similarities(query, packed, "exact"), whole, atol=1e-6)
+
+
+def test_packing_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing to pack"):
+        pack([])
+
+
+# ---------------------------------------------------------------- fusion
+
+values = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=30).map(lambda v: np.array(v, np.float32))
+
+
+@given(values)
+def test_standardising_keeps_order_and_ties(v):
+    z = standardise(v, prior_std=0.1, prior_count=20)
+    assert np.isfinite(z).all()
+    for i in range(len(v)):
+        for j in range(len(v)):
+            if v[i] == v[j]:
+                assert z[i] == z[j]
+            elif v[i] > v[j]:
+                assert z[i] >= z[j]
+
+
+@given(st.floats(-1, 1, width=32), st.integers(1, 20))
+def test_equal_values_give_exact_zeros(value, n):
+    assert not standardise(np.full(n, value, np.float32), prior_std=0.1, prior_count=20).any()
+
+
+def test_a_hair_between_two_candidates_stays_a_hair():
+    z = standardise(np.array([0.5, 0.5001], np.float32), prior_std=0.1, prior_count=20)
+    assert abs(z[1] - z[0]) < 0.01
+
+
+@st.composite
+def candidates(draw):
+    n = draw(st.integers(1, 25))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    signals = {
+        "maxsim": rng.uniform(-1, 1, n).astype(np.float32),
+        "dense": rng.uniform(-1, 1, n).astype(np.float32),
+        "lexical": rng.uniform(0, 30, n).astype(np.float32),
+    }
+    return signals, unit(rng, n, 16), rng.uniform(-1, 1, n)
+
+
+@given(candidates())
+def test_a_score_is_the_sum_of_its_parts(case):
+    signals, pooled, extra = case
+    fused = fuse(signals, weights=FusionWeights(), lexical_ceiling=30.0, pooled=pooled, extra={"tool:x": extra})
+    assert set(fused.parts) == {"maxsim", "dense", "lexical", "tool:x", "neighbours"}
+    np.testing.assert_allclose(sum(fused.parts.values()), fused.score, atol=1e-12)
+
+
+@given(candidates())
+def test_fusion_does_not_depend_on_the_order_of_candidates(case):
+    signals, pooled, _ = case
+    forward = fuse(signals, weights=FusionWeights(), lexical_ceiling=30.0, pooled=pooled)
+    backward = fuse(
+        {name: v[::-1] for name, v in signals.items()},
+        weights=FusionWeights(),
+        lexical_ceiling=30.0,
+        pooled=pooled[::-1],
+    )
+    np.testing.assert_allclose(forward.score, backward.score[::-1], atol=1e-5)
+
+
+@given(candidates())
+def test_raising_a_signal_never_lowers_a_candidate_against_the_others(case):
+    signals, _, _ = case
+    before = fuse(signals, weights=FusionWeights(), lexical_ceiling=30.0)
+    raised = {name: v.copy() for name, v in signals.items()}
+    raised["maxsim"][0] = 1.0
+    after = fuse(raised, weights=FusionWeights(), lexical_ceiling=30.0)
+    beaten = before.score[0] > before.score + 1e-9
+    assert (after.score[0] >= after.score[beaten] - 1e-9).all() or len(before.score) < 3
+
+
+def test_a_missing_signal_is_left_out_and_the_rest_keep_their_sum():
+    dense = np.array([0.1, 0.9], np.float32)
+    fused = fuse({"dense": dense}, weights=FusionWeights(), lexical_ceiling=1.0)
+    assert list(fused.parts) == ["dense"]
+    np.testing.assert_allclose(fused.parts["dense"], standardise(dense, prior_std=0.106, prior_count=20))
+
+
+def test_no_candidates_fuse_to_nothing():
+    none = np.zeros(0, np.float32)
+    fused = fuse(
+        {"maxsim": none, "dense": none, "lexical": none},
+        weights=FusionWeights(),
+        lexical_ceiling=0.0,
+        pooled=np.zeros((0, 4), np.float32),
+    )
+    assert len(fused.score) == 0
+
+
+@given(candidates())
+def test_neighbours_give_at_most_their_share(case):
+    _, pooled, base = case
+    part = neighbour_part(base, pooled, count=10, share=0.3)
+    assert (np.abs(part) <= 0.3 * np.abs(base).max() + 1e-9).all()
+
+
+def test_equal_scores_are_ordered_by_row():
+    order = best_first(np.array([1.0, 2.0, 1.0, 2.0]), np.array([9, 8, 3, 4]))
+    assert np.array([9, 8, 3, 4])[order].tolist() == [4, 8, 3, 9]
