@@ -78,12 +78,6 @@ class IndexLayout:
                 operation="open",
                 remedy="Check that the path exists and that this user may read it.",
             ) from error
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self.path!s:.200} is no path: {error}", field="path", remedy="Name a directory."
-            ) from error
 
     def prepare(self, *, create: bool = True) -> Literal["new", "existing"]:
         """Makes the directory where it is absent and may be created; see `state` for what is refused.
@@ -115,6 +109,8 @@ class IndexLayout:
         return "new"
 
     def _state(self) -> Literal["absent", "empty", "index"]:
+        if "\0" in str(self.path):
+            raise InputError(f"{self.path!s:.200} holds a NUL", field="path", remedy="Name a directory.")
         if not self.path.exists():
             if self.path.is_symlink():
                 raise InputError(f"{self.path} is a dangling link", field="path", remedy="Name a directory.")
