@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "how", "many", "days", "off", "do", "i", "get", "leave", "is", "of", "and", "to", "rent", "office", "what", "about", "children", "we", "talked", "zurich", "naive", "cafe", "long", "word", "##s", "##ing", "version", "node", "server", "access", "table", "chair"]
+_WORDS = """
+the a cat dog sat on mat how many days off do i get leave is of and to rent office what about
+children we talked zurich naive cafe long word ##s ##ing version node server access table chair
+"""
+WORDS = _WORDS.split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"]
 MAX_TOKENS = 48
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.encoding.checkpoint import Checkpoint
-from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, loading
+from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, loading, refuse_missing
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Forward", "States", "load_forward", "pad"]
+__all__ = ["Forward", "States", "load_forward", "pad", "require_all_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,16 @@ def load_forward(checkpoint: Checkpoint, *, device: str | None, precision: Preci
             from sentence_transformers import SentenceTransformer
 
             model = SentenceTransformer(str(checkpoint.folder), device=str(target), model_kwargs=weights, **options)
+            require_all_weights(model, checkpoint.transformer)
             model.to(dtype)
         else:
             from transformers import AutoModel
 
-            model = AutoModel.from_pretrained(str(checkpoint.transformer), **weights, **options).to(target)
+            model, report = AutoModel.from_pretrained(
+                str(checkpoint.transformer), output_loading_info=True, **weights, **options
+            )
+            refuse_missing(report["missing_keys"])
+            model.to(target)
     model.eval()
     run = _run_modules if checkpoint.pooling == "modules" else _run_plain
     pad_id = int(checkpoint.config.get("pad_token_id") or 0)
@@ -82,6 +88,24 @@ def load_forward(checkpoint: Checkpoint, *, device: str | None, precision: Preci
             return run(model, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
 
     return forward
+
+
+def require_all_weights(model: Any, transformer: Path) -> None:
+    """Checks that no part of the transformer inside a sentence-transformers model is random.
+
+    sentence-transformers keeps transformers' report to itself; so the weights are read once more for it.
+
+    Raises:
+        ValueError: Naming the weights that the checkpoint lacks.
+    """
+    _, report = type(model[0].auto_model).from_pretrained(
+        str(transformer),
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    refuse_missing(report["missing_keys"])
 
 
 def _run_plain(model: Any, ids: Any, mask: Any) -> States:

@@ -21,8 +21,10 @@ from lir_agents.arrays import Encoding
 from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.encoding.fingerprint import combine, file_sha256, weights_sha256
 from lir_agents.encoding.inputs import length_sorted_batches
+from lir_agents.encoding.model import require_all_weights
 from lir_agents.encoding.multivector_checkpoint import read_multi_vector
-from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, loading
+from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, loading, require_precision
+from lir_agents.encoding.safety import refuse_unsafe
 from lir_agents.encoding.tokenizer import TextTokenizer, mend
 from lir_agents.encoding.vectors import unit
 
@@ -59,6 +61,7 @@ class MultiVectorEncoder:
 
     Raises:
         InputError: The folder is not such a checkpoint, or is unsafe to load.
+        ConfigError: There is no such precision.
     """
 
     def __init__(
@@ -70,11 +73,12 @@ class MultiVectorEncoder:
         device: str | None = None,
         precision: Precision | None = None,
     ) -> None:
+        refuse_unsafe(folder)
         self._checkpoint = read_multi_vector(folder)
         self._name = name
         self._dense = dense
         self._device = device
-        self._precision: Precision | None = precision
+        self._precision = require_precision(precision)
         self._loading = Lock()
         self._tokenizing = Lock()
         self._loaded: _Loaded | None = None
@@ -198,6 +202,7 @@ class MultiVectorEncoder:
                 trust_remote_code=False,
                 model_kwargs={"dtype": dtype, "use_safetensors": True},
             )
+            require_all_weights(model, self._checkpoint.transformer)
         model.to(dtype).eval()
         prompts: dict[str, str] = {name: prompt or "" for name, prompt in model.prompts.items()}
         fallback = prompts.get(model.default_prompt_name or "", "")

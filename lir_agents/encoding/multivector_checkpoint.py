@@ -37,12 +37,14 @@ class MultiVectorCheckpoint:
 
     Attributes:
         folder: The checkpoint.
+        transformer: The folder in it with `config.json` and weights.
         tokenizer: Its `tokenizer.json`.
         token_dim: Width of a token vector after the projection.
         max_tokens: Longest document in tokens, special tokens and marker included.
     """
 
     folder: Path
+    transformer: Path
     tokenizer: Path
     token_dim: int
     max_tokens: int
@@ -90,7 +92,9 @@ def read_multi_vector(folder: Path) -> MultiVectorCheckpoint:
         )
     config = read_json(transformer / "config.json")
     token_dim = _module_dim(folder, modules, config) if modules else _stanford_dim(folder)
-    return MultiVectorCheckpoint(folder, tokenizer, token_dim, _document_tokens(folder, transformer, config))
+    return MultiVectorCheckpoint(
+        folder, transformer, tokenizer, token_dim, _document_tokens(folder, transformer, config)
+    )
 
 
 def _is_stanford(folder: Path) -> bool:
@@ -116,13 +120,15 @@ def _module_dim(folder: Path, modules: list[dict[str, Any]], config: dict[str, A
 
 
 def _stanford_dim(folder: Path) -> int:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    if _is_stanford(folder):
-        for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")) if _is_stanford(folder) else []:
+        try:
             with safe_open(path, framework="numpy") as weights:
                 if _STANFORD_WEIGHT in set(weights.keys()):
                     return int(weights.get_slice(_STANFORD_WEIGHT).get_shape()[0])
+        except SafetensorError as error:
+            raise InputError(f"{path} is damaged: {error}", field="encoder") from error
     raise _no_projection(folder)
 
 

@@ -10,7 +10,6 @@ from lir_agents.encoding.hub import hub_folder, is_hub_name
 from lir_agents.encoding.multivector import MultiVectorEncoder
 from lir_agents.encoding.multivector_checkpoint import is_multi_vector
 from lir_agents.encoding.runtime import Precision
-from lir_agents.encoding.safety import refuse_unsafe
 from lir_agents.encoding.transformer import TransformerEncoder
 from lir_agents.errors import ConfigError, InputError
 
@@ -48,7 +47,6 @@ def open_encoder(
         folder, name = bundled_folder(), BUNDLED_NAME
     else:
         folder, name = _folder(str(spec)), str(spec)
-    refuse_unsafe(folder)
     if is_multi_vector(folder):
         second = None if dense is None else open_encoder(dense, device=device, precision=precision)
         return MultiVectorEncoder(folder, name=name, dense=second, device=device, precision=precision)
@@ -71,7 +69,7 @@ def _given(encoder: Encoder) -> Encoder:
 
 def _folder(spec: str) -> Path:
     folder = Path(spec).expanduser()
-    if folder.is_dir():
+    if spec and folder.is_dir():
         return folder
     if is_hub_name(spec) and not folder.exists():
         return hub_folder(spec)

@@ -9,22 +9,23 @@ vectors, of the order of the error of the int8 store that they end up in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lir_agents.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Precision", "choose_device", "choose_dtype", "loading"]
+__all__ = ["Precision", "choose_device", "choose_dtype", "loading", "refuse_missing", "require_precision"]
 
 Precision = Literal["float32", "bfloat16"]
 
 _QUIET = Lock()
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -51,12 +52,21 @@ def choose_dtype(device: torch.device, precision: Precision | None) -> torch.dty
     """The precision asked for, or bfloat16 where the device computes in it natively, or float32."""
     import torch
 
-    if precision not in (None, "float32", "bfloat16"):
+    native = _native_bfloat16(device) if precision is None else precision == "bfloat16"
+    return torch.bfloat16 if native else torch.float32
+
+
+def require_precision(precision: Precision | None) -> Precision | None:
+    """Passes a known precision on.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if precision is not None and precision not in get_args(Precision):
         raise ConfigError(
             f"precision is {precision!r}", setting="precision", remedy='Use "float32", "bfloat16" or leave it out.'
         )
-    native = _native_bfloat16(device) if precision is None else precision == "bfloat16"
-    return torch.bfloat16 if native else torch.float32
+    return precision
 
 
 def _native_bfloat16(device: torch.device) -> bool:
@@ -81,15 +91,31 @@ def loading(folder: Path) -> Iterator[None]:
     Raises:
         InputError: The libraries below could not make a model of the files.
     """
+    from safetensors import SafetensorError
+
     try:
         with _quiet():
             yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (*_LOADING_ERRORS, SafetensorError) as error:
         raise InputError(
             f"{folder} cannot be loaded: {error}",
             field="encoder",
             remedy="Give a folder that sentence-transformers or transformers saved.",
         ) from error
+
+
+def refuse_missing(names: Iterable[str]) -> None:
+    """Refuses a model of which a part would be random, because the checkpoint has no weights for it.
+
+    Args:
+        names: The weights that were not found. A pooler that no late-interaction model uses may be among them.
+
+    Raises:
+        ValueError: To be told as an `InputError` by :func:`loading`.
+    """
+    missing = sorted(name for name in names if "pooler" not in name)
+    if missing:
+        raise ValueError(f"it has no weights for {', '.join(missing[:3])}" + (" and others" if missing[3:] else ""))
 
 
 @contextmanager

@@ -23,6 +23,12 @@ def refuse_unsafe(folder: Path) -> None:
     Raises:
         InputError: Saying which file is the reason.
     """
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+        raise InputError(
+            f"{folder} holds no model: neither config.json nor modules.json is there",
+            field="encoder",
+            remedy="Give the folder of a saved model.",
+        )
     _refuse_code(folder)
     _refuse_pickles(folder)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lir_agents.errors import InputError
+
 if TYPE_CHECKING:
     from tokenizers import Encoding as RustEncoding
 
@@ -52,6 +54,9 @@ class TextTokenizer:
         path: A `tokenizer.json`.
         lower_case: Lower-case the text first, as `do_lower_case` of a sentence-transformers checkpoint asks.
 
+    Raises:
+        InputError: The file is not a tokenizer.
+
     Attributes:
         prefix: Ids before the text ([CLS]).
         separator: Ids between two texts ([SEP]).
@@ -61,7 +66,10 @@ class TextTokenizer:
     def __init__(self, path: Path, *, lower_case: bool = False) -> None:
         from tokenizers import Tokenizer, normalizers
 
-        self._rust = Tokenizer.from_file(str(path))
+        try:
+            self._rust = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise InputError(f"{path} is no tokenizer: {error}", field="encoder") from error
         self._rust.no_truncation()
         self._rust.no_padding()
         if lower_case:

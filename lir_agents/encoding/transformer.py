@@ -21,7 +21,8 @@ from lir_agents.encoding.checkpoint import read_checkpoint
 from lir_agents.encoding.fingerprint import combine, file_sha256, weights_sha256
 from lir_agents.encoding.inputs import Input, InputBuilder, length_sorted_batches
 from lir_agents.encoding.model import Forward, load_forward
-from lir_agents.encoding.runtime import Precision
+from lir_agents.encoding.runtime import Precision, require_precision
+from lir_agents.encoding.safety import refuse_unsafe
 from lir_agents.encoding.tokenizer import TextTokenizer
 from lir_agents.encoding.vectors import unit
 
@@ -46,6 +47,7 @@ class TransformerEncoder:
 
     Raises:
         InputError: The folder is not such a checkpoint, or is unsafe to load.
+        ConfigError: There is no such precision.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class TransformerEncoder:
         keep_special: bool = False,
         drop_punctuation: bool = False,
     ) -> None:
+        refuse_unsafe(folder)
         self._checkpoint = read_checkpoint(folder)
         self._name = name
         self._device = device
-        self._precision: Precision | None = precision
+        self._precision = require_precision(precision)
         self._rows = {"keep_special": keep_special, "drop_punctuation": drop_punctuation}
         self._lock = Lock()
         self._forward: Forward | None = None
