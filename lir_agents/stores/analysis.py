@@ -31,11 +31,11 @@ MAX_TERM_CHARS = 64
 """Longer words are cut to this many characters, in passages and queries alike."""
 
 _FUNCTION_WORDS = """
-a about above after again against all am an and any are as at be because been before being below between both but by
-can could did do does doing down during each few for from further had has have he her here him his how i if in into is
-it its just me more most my no nor not now of off on once only or other our out over own same she should so some such
-than that the their them then there these they this those through to too under until up very was we were what when
-where which while who whom why will with would you your
+a about above after again against all am an and any are as at be because been before being below between both
+but by can could did do does doing down during each few for from further had has have he her here him his how
+i if in into is it its just me more most my no nor not now of off on once only or other our out over own same
+she should so some such than that the their them then there these they this those through to too under until
+up very was we were what when where which while who whom why will with would you your
 """
 STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 
@@ -160,7 +160,7 @@ def _without_accents(word: str) -> str:
 
 @cache
 def _marks() -> str:
-    """Character class of combining marks: letter classes of `re` leave them out, and would cut Hindi words apart."""
+    """Character class of combining marks: letter classes of `re` leave them out, and would cut Hindi apart."""
     marks = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in ("Mn", "Mc")]
     starts = [c for c in marks if unicodedata.category(chr(c - 1)) not in ("Mn", "Mc")]
     ends = [c for c in marks if unicodedata.category(chr(c + 1)) not in ("Mn", "Mc")]

@@ -5,12 +5,6 @@ term are counted within it at query time, from the postings themselves; nothing 
 kept. So a score is, bit for bit, the one that an index of only those passages would give: passages outside the
 scope cannot show in scores, order or counts. ``docs/decisions/0001-lexical-search.md`` says why this is not
 SQLite FTS5 or tantivy, and what it costs.
-
-With N passages in the scope, df of them holding the term, tf its occurrences in the passage and dl the passage's
-length in terms (Robertson & Zaragoza 2009, *The Probabilistic Relevance Framework*, in Lucene's form)::
-
-    score = Σ weight · idf · tf / (tf + k1 · (1 - b + b · dl / avgdl))
-    idf   = ln(1 + (N - df + 0.5) / (df + 0.5))
 """
 
 from __future__ import annotations
@@ -18,7 +12,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
-from lir_agents.errors import ConfigError, InputError
+from lir_agents.errors import InputError
 from lir_agents.stores.analysis import Analyzer
+from lir_agents.stores.bm25 import Bm25, Scope, top
 from lir_agents.stores.mapped import MappedFile
 from lir_agents.stores.postings import (
-    BLOCK,
     DATABASES,
     MAX_ROW,
     Lengths,
@@ -45,49 +38,6 @@ __all__ = ["Bm25", "LmdbLexical", "top"]
 T = TypeVar("T")
 _INITIAL_MAP_BYTES = 64 << 20
 _ROWS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Bm25:
-    """The two constants of BM25.
-
-    Args:
-        k1: How slowly repetitions of a term saturate, >= 0.
-        b: How much long passages are held back, in [0, 1].
-    """
-
-    k1: float = 1.2
-    b: float = 0.75
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise ConfigError(f"k1 is {self.k1!r}", setting="k1", remedy="Use a number >= 0.")
-        if not 0 <= self.b <= 1:
-            raise ConfigError(f"b is {self.b!r}", setting="b", remedy="Use a number in [0, 1].")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """What BM25 needs to know of the rows searched. mask: bool [blocks * BLOCK]."""
-
-    mask: RowMask
-    size: int
-    mean_length: float
-    blocks: list[int]
-
-    @classmethod
-    def within(cls, lengths: Lengths, allowed: RowMask) -> _Scope:
-        mask = np.zeros(len(lengths.held), np.bool_)
-        n = min(len(mask), len(allowed))
-        np.logical_and(lengths.held[:n], allowed[:n], out=mask[:n])
-        size = int(np.count_nonzero(mask))
-        # Integers, so that the order of summation (and with it the length of the arrays) cannot show.
-        total = lengths.total if size == lengths.size else int(lengths.terms[mask].sum(dtype=np.uint64))
-        blocks = np.flatnonzero(mask.reshape(-1, BLOCK).any(axis=1)).tolist()
-        return cls(mask, size, total / size if total else 1.0, blocks)
-
-    def idf(self, df: int) -> float:
-        return math.log1p((self.size - df + 0.5) / (df + 0.5))
 
 
 class LmdbLexical:
@@ -213,20 +163,19 @@ class LmdbLexical:
         scores = np.zeros(len(_checked(allowed)), np.float32)
         with self._file.reading("scores") as (txn, databases):
             lengths = self._current_lengths(txn, databases)
-            scope = _Scope.within(lengths, allowed)
+            scope = Scope.within(lengths, allowed)
             slope = np.float32(self._bm25.k1 * self._bm25.b / scope.mean_length)
             floor = np.float32(self._bm25.k1 * (1 - self._bm25.b))
             for term, weight in weights:
                 rows, tf = postings(txn, databases, term, scope.blocks)
-                inside = scope.mask[rows]
-                rows, tf = rows[inside], tf[inside]
+                rows, tf = scope.select(rows, tf)
                 part = lengths.terms[rows].astype(np.float32)
                 part *= slope
                 part += floor
                 part += tf
                 np.divide(tf, part, out=part)
                 part *= np.float32(weight * scope.idf(len(rows)))
-                scores[rows] += part  # the rows of one term are distinct
+                np.add.at(scores, rows, part)
         return scores
 
     def scores_for_text(self, text: str, allowed: RowMask) -> NDArray[np.float32]:
@@ -238,7 +187,7 @@ class LmdbLexical:
         that occurs nowhere in it."""
         _checked(allowed)
         with self._file.reading("idf") as (txn, databases):
-            scope = _Scope.within(self._current_lengths(txn, databases), allowed)
+            scope = Scope.within(self._current_lengths(txn, databases), allowed)
             found = (postings(txn, databases, term, scope.blocks)[0] for term in terms)
             return np.array([scope.idf(int(np.count_nonzero(scope.mask[rows]))) for rows in found], np.float32)
 
@@ -262,26 +211,6 @@ class LmdbLexical:
     def _current_lengths(self, txn: Any, databases: dict[bytes, Any]) -> Lengths:
         lengths = self._lengths = Lengths.read(txn, databases, self._lengths)
         return lengths
-
-
-def top(scores: NDArray[np.float32], k: int) -> tuple[Rows, NDArray[np.float32]]:
-    """The k best rows, best first, ties by row; rows that score 0 are never among them.
-
-    Args:
-        scores: float32 [rows], as `LmdbLexical.scores` gives them.
-        k: How many, >= 1.
-
-    Returns:
-        rows int64 [<= k] and their scores float32 [<= k].
-    """
-    if k < 1:
-        raise InputError(f"is {k}", field="k", remedy="Ask for at least one.")
-    rows = np.flatnonzero(scores > 0)
-    if len(rows) > k:
-        found = scores[rows]
-        rows = rows[found >= np.partition(found, len(found) - k)[len(found) - k]]
-    best = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-    return best.astype(np.int64), scores[best]
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
