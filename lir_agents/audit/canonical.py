@@ -33,6 +33,7 @@ __all__ = [
     "canonical",
     "commit",
     "make_part",
+    "opens",
     "resolve",
     "separate",
     "storable",
@@ -45,8 +46,15 @@ KEY_BYTES: Final = 16
 MAX_DEPTH: Final = 64
 MAX_INT_BITS: Final = 4096
 _RESERVED: Final = frozenset({COMMITMENT, PART, ERASED})
-
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False).encode
+_NONE: Final[frozenset[str]] = frozenset()
+_KEYS: Final = "Keys are strings, and none of $commitment, $part, $erased."
+_Path = tuple[Any, str]  # (path of what holds it, step), joined only when an error names it
+_STYLE: Final[dict[str, Any]] = {
+    "sort_keys": True,
+    "separators": (",", ":"),
+    "allow_nan": False,
+    "check_circular": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,10 @@ class Erasable:
     def __post_init__(self) -> None:
         if self.subject is not None:
             storable(self.subject, field="erasable.subject")
+
+
+_FIT: Final[frozenset[type]] = frozenset({str, bool, float, type(None)})
+_FIT_PAYLOAD: Final[frozenset[type]] = _FIT | {Erasable}
 
 
 class Part(NamedTuple):
@@ -98,6 +110,12 @@ def storable(text: str, *, field: str) -> None:
 def commit(key: bytes, text: str) -> str:
     """HMAC-SHA256 of canonical JSON under a random key, in hex."""
     return hmac.digest(key, text.encode("ascii"), hashlib.sha256).hex()
+
+
+def opens(key: Any, text: Any, commitment: str | None) -> bool:
+    """Whether a stored key and text are what was committed to, whatever somebody put in their place."""
+    fit = isinstance(key, bytes) and isinstance(text, str) and text.isascii()
+    return fit and commit(key, text) == commitment
 
 
 def separate(payload: Mapping[str, Any], *, field: str = "payload") -> tuple[str, list[Part]]:
@@ -137,58 +155,68 @@ def resolve(payload: Any, values: Mapping[int, Any], kept: Container[int]) -> An
     return payload
 
 
-class _UnfitError(Exception):
-    """Something that is not JSON; `path` leads to it and is filled in on the way out, innermost first."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        self.problem, self.remedy = problem, remedy
-        self.path: list[str] = []
-
-
 def _written(value: Any, parts: list[Part] | None, field: str) -> str:
+    """Checks the shape, then leaves the walk to the C encoder; what it refuses is looked for by name."""
+
+    def unknown(item: Any) -> Any:
+        if isinstance(item, Erasable) and parts is not None:
+            part = make_part(len(parts) + 1, item, field=f"erasable value {len(parts) + 1}")
+            parts.append(part)
+            return {COMMITMENT: part.commitment, PART: part.number}
+        if isinstance(item, Mapping):
+            return dict(item)
+        raise TypeError
+
+    # Only a payload is read for commitments later; within an erasable value every key is free.
+    reserved = _NONE if parts is None else _RESERVED
+    fit = _FIT if parts is None else _FIT_PAYLOAD
+    _check(value, field, fit, reserved)
     try:
-        return _encode(_plain(value, parts, 0))
-    except _UnfitError as unfit:
-        where = field + "".join(reversed(unfit.path))
-        raise InputError(unfit.problem, field=where, remedy=unfit.remedy) from None
-
-
-def _plain(value: Any, parts: list[Part] | None, depth: int) -> Any:
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        raise _UnfitError(f"is {value!r}", "JSON has no such number; use None.")
-    if isinstance(value, int):
-        if value.bit_length() <= MAX_INT_BITS:
-            return value
-        raise _UnfitError("is an integer beyond 4096 bits", "Pass it as a string.")
-    if depth >= MAX_DEPTH:
-        raise _UnfitError(f"is nested deeper than {MAX_DEPTH} levels", "Flatten it.")
-    if isinstance(value, Erasable) and parts is not None:
-        part = make_part(len(parts) + 1, value, field=f"erasable value {len(parts) + 1}")
-        parts.append(part)
-        return {COMMITMENT: part.commitment, PART: part.number}
-    if isinstance(value, (dict, Mapping)):
-        return {_key(key): _item(item, f".{key}", parts, depth) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_item(item, f"[{at}]", parts, depth) for at, item in enumerate(value)]
-    raise _UnfitError(f"is {type(value).__name__}, which is not JSON", "Convert it, e.g. with float() or str().")
-
-
-def _item(value: Any, step: str, parts: list[Part] | None, depth: int) -> Any:
-    kind = type(value)
-    if kind is str or kind is bool:  # most values, without a call
-        return value
-    try:
-        return _plain(value, parts, depth + 1)
-    except _UnfitError as unfit:
-        unfit.path.append(step)
+        return json.JSONEncoder(**_STYLE, default=unknown).encode(value)
+    except InputError:
+        raise
+    except (TypeError, ValueError):
+        _check(value, field, fit & {Erasable}, reserved)
         raise
 
 
-def _key(key: Any) -> str:
-    if not isinstance(key, str) or key in _RESERVED:
-        raise _UnfitError(f"has the key {key!r}", "Keys are strings, and none of $commitment, $part, $erased.")
-    return key
+def _check(value: Any, field: str, fit: frozenset[type], reserved: frozenset[str]) -> None:
+    """Raises InputError with the path of what is not JSON. What has a type of `fit` is taken as it is."""
+    if type(value) in fit:
+        return
+    pending: list[tuple[Any, _Path, int]] = [(value, (None, field), 1)]
+    while pending:
+        item, path, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise InputError(f"is nested deeper than {MAX_DEPTH} levels", field=_name(path), remedy="Flatten it.")
+        if isinstance(item, (dict, Mapping)):
+            for key, child in item.items():
+                if not isinstance(key, str) or key in reserved:
+                    raise InputError(f"has the key {key!r}", field=_name(path), remedy=_KEYS)
+                if type(child) not in fit:
+                    pending.append((child, (path, f".{key}"), depth + 1))
+        elif isinstance(item, (list, tuple)):
+            for at, child in enumerate(item):
+                if type(child) not in fit:
+                    pending.append((child, (path, f"[{at}]"), depth + 1))
+        else:
+            _check_scalar(item, path)
+
+
+def _check_scalar(item: Any, path: _Path) -> None:
+    if item is None or isinstance(item, (str, bool)):
+        return
+    if isinstance(item, float):
+        if not math.isfinite(item):
+            raise InputError(f"is {item!r}", field=_name(path), remedy="JSON has no such number; use None.")
+    elif isinstance(item, int):
+        if item.bit_length() > MAX_INT_BITS:
+            raise InputError("is an integer beyond 4096 bits", field=_name(path), remedy="Pass it as a string.")
+    else:
+        kind = type(item).__name__
+        raise InputError(f"is {kind}, which is not JSON", field=_name(path), remedy="Use float() or str().")
+
+
+def _name(path: _Path) -> str:
+    before, step = path
+    return step if before is None else _name(before) + step

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from lir_agents.audit.canonical import commit, resolve
+from lir_agents.audit.canonical import opens, resolve
 from lir_agents.audit.events import SEALED_PART, RecordedEvent, commitments
 from lir_agents.audit.merkle import ReadNode, leaf_hash
 from lir_agents.errors import InputError, IntegrityError
@@ -137,7 +137,7 @@ def _leaf(reader: sqlite3.Connection, at: int) -> tuple[dict[str, Any], str, byt
     row = reader.execute(
         "SELECT event_id, body FROM event JOIN leaf USING (position) WHERE position=?", (at,)
     ).fetchone()
-    leaf = leaf_hash(row[1].encode()) if row else b""
+    leaf = leaf_hash(row[1].encode()) if row and isinstance(row[1], str) else b""
     if not row or leaf[:16] != row[0]:
         raise IntegrityError(f"audit: event {at} is not what was recorded.", remedy="Run `lir audit verify`.")
     return json.loads(row[1]), row[1], leaf
@@ -162,9 +162,8 @@ def sealed_body(reader: sqlite3.Connection, at: int) -> Mapping[str, Any]:
 
 
 def _opened(key: bytes, text: str, commitment: str | None, at: int) -> Any:
-    if not text.isascii() or commit(key, text) != commitment:
+    if not opens(key, text, commitment):
         raise IntegrityError(
-            f"audit: an erasable value of event {at} is not what was committed to.",
-            remedy="Run `lir audit verify`.",
+            f"audit: a value of event {at} is not what was committed to.", remedy="Run `lir audit verify`."
         )
     return json.loads(text)

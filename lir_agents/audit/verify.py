@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lir_agents.audit.canonical import commit
+from lir_agents.audit.canonical import opens
 from lir_agents.audit.events import commitments, utc
 from lir_agents.audit.merkle import extend, leaf_hash, node_count, root_of_frontier
 from lir_agents.errors import IntegrityError
@@ -156,12 +156,8 @@ def _check_erasable(walk: _Walk, content: Mapping[str, Any], rows: Sequence[Any]
     for _, number, key, _, value in rows:
         if number not in committed:
             walk.report("erasable", f"event {at} holds a value that nothing commits to", at)
-        elif value is not None and not (isinstance(value, str) and _matches(key, value, committed[number])):
+        elif value is not None and not opens(key, value, committed[number]):
             walk.report("erasable", f"an erasable value of event {at} is not what was committed to", at)
-
-
-def _matches(key: bytes, value: str, commitment: str) -> bool:
-    return value.isascii() and commit(key, value) == commitment
 
 
 def _check_against(walk: _Walk, origin: str, checkpoint: Checkpoint, key: Ed25519PublicKey | None) -> None:

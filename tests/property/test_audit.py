@@ -211,7 +211,6 @@ def test_an_erasable_value_is_committed_to_and_absent(value, subject):
         ({"a": [1.0, {"b": float("nan")}]}, "payload.a[1].b"),
         ({"a": float("inf")}, "payload.a"),
         ({1: "x"}, "payload"),
-        ({"a": {"$commitment": "x"}}, "payload.a"),
         ({"a": b"bytes"}, "payload.a"),
         ({"a": 1 << 5000}, "payload.a"),
         ({"a": Erasable(1)}, "payload.a"),
@@ -221,6 +220,14 @@ def test_what_is_not_json_is_refused_by_name(value, field):
     with pytest.raises(InputError) as refused:
         canonical(value)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("key", ["$commitment", "$part", "$erased"])
+def test_a_payload_cannot_pass_for_a_commitment(key):
+    with pytest.raises(InputError, match=r"payload\.a"):
+        separate({"a": {key: 1}})
+    (part,) = separate({"a": Erasable({key: 1})})[1]  # within an erasable value it means nothing
+    assert part.text == canonical({key: 1})
 
 
 def test_bottomless_nesting_is_refused():

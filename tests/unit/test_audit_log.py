@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -296,21 +297,25 @@ def test_eight_threads_append_at_once(log):
         assert [event.payload["n"] for event in mine] == list(range(40))
 
 
-def test_waiting_threads_share_a_transaction(log):
-    """While one append is held up, the others queue; then one commit takes them all."""
+@pytest.mark.parametrize(("most", "expected"), [(1024, 1), (3, 3)])
+def test_waiting_threads_share_a_transaction(log, monkeypatch, most, expected):
+    """While one append is held up, the others queue; then one commit takes as many as it may."""
+    monkeypatch.setattr("lir_agents.audit.writer.MAX_BATCH", most)
     commits: list[int] = []
     log._database.writer.set_trace_callback(lambda sql: commits.append(1) if sql == "COMMIT" else None)
     log._database.writing.acquire()
-    threads = [threading.Thread(target=log.append, args=(AuditEvent("decision"),)) for _ in range(8)]
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.append(log.append(AuditEvent("decision")))) for _ in range(8)]
     for thread in threads:
         thread.start()
     while len(log._writer._waiting) < 8:
-        pass
+        time.sleep(0.001)
     log._database.writing.release()
     for thread in threads:
         thread.join()
-    assert log.size == 8
-    assert len(commits) == 1
+    assert {event.event_id for event in log.events()} == set(ids)
+    assert len(ids) == 8
+    assert len(commits) == expected
 
 
 def test_rows_cannot_be_changed_through_the_schema(log, tmp_path):
