@@ -1,0 +1,286 @@
+"""Documents into an index: a reader sees each of them whole or not at all.
+
+The order, which makes a crash harmless at any point::
+
+    stage in the catalog (pending) → vectors, tokens and words → record → commit (visible) → retired rows leave Chroma
+
+What is pending when a process dies is discarded by `reconcile` at the next opening, and is added again by the
+next run, which skips everything that was committed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lir_agents.arrays import Rows
+from lir_agents.config import IngestSettings
+from lir_agents.encoding.base import Encoder
+from lir_agents.errors import InputError, LirError
+from lir_agents.ingest.adapters import content_sha256, convert, normalised, with_id
+from lir_agents.ingest.encoded import encoding_sha256, prefix_of
+from lir_agents.ingest.split import Span, split
+from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage
+from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
+from lir_agents.stores.catalog import Catalog
+from lir_agents.stores.records import StagedDocument, StagedPassage
+from lir_agents.types import AddReport, Document, Failure
+
+__all__ = ["Committing", "Ingestor", "Progress"]
+
+Progress = Callable[[int, int], None]
+"""Told (documents done, passages written) after every batch."""
+
+Committing = Callable[[Sequence[tuple[str, int, str]], AddReport], None]
+"""Told (document id, version, content_sha256) of each document, and the batch's counts, right before they become
+visible. If it raises, they do not."""
+
+_BATCH_CHARS = 2_000_000
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of one call of `add`, while it runs."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    passages: int = 0
+    failed: list[Failure] = field(default_factory=list)
+
+    def report(self) -> AddReport:
+        return AddReport(self.added, self.updated, self.unchanged, tuple(self.failed), self.passages)
+
+    @property
+    def documents(self) -> int:
+        return self.added + self.updated + self.unchanged + len(self.failed)
+
+
+class Ingestor:
+    """Adds, retires and erases documents of one index. One write at a time; searches go on meanwhile.
+
+    Args:
+        catalog, encoder, tokens, vectors, lexical: The open rooms.
+        access_key: From the policy: document to access key; raises InputError where a document may not be in
+            this index.
+        settings: How documents become passages.
+        committing: See `Committing`.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        encoder: Encoder,
+        tokens: TokenStore,
+        vectors: VectorStore,
+        lexical: LexicalStore,
+        access_key: Callable[[Document], str],
+        settings: IngestSettings,
+        committing: Committing | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._encoder = encoder
+        self._stores = DerivedStores(tokens=tokens, vectors=vectors, lexical=lexical)
+        self._writer = PassageWriter(catalog, encoder, self._stores)
+        self._access_key = access_key
+        self._settings = settings
+        self._committing = committing or (lambda documents, report: None)
+        self._lock = threading.Lock()
+
+    def add(self, documents: Iterable[object], *, progress: Progress | None = None) -> AddReport:
+        """Adds what is new, updates what changed, leaves alone what did not.
+
+        Args:
+            documents: Document-like objects (see `adapters`) and `Failure`s of a reader; consumed lazily. A
+                document that comes twice is taken in order: the last one is current, both are versions.
+            progress: See `Progress`.
+
+        Returns:
+            Counts and failures. A document that fails keeps no other from being added.
+
+        Raises:
+            StoreError: A store failed. Committed batches remain; nothing of the current one does.
+            Exception: What the iterator raised, after what it had given was committed.
+        """
+        tally = _Tally()
+        with self._lock:
+            for batch in self._batches(documents, tally):
+                self._add_batch(batch, tally)
+                if progress:
+                    progress(tally.documents, tally.passages)
+        return tally.report()
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Retires documents; their versions stay. Returns how many passages were live."""
+        with self._lock:
+            rows = self._catalog.retire(ids)
+            if len(rows):
+                self._stores.vectors.delete(rows)
+        return len(rows)
+
+    def rollback(self, id: str, version: int) -> int:  # noqa: A002 - users' word
+        """Makes an old version's content current again, without encoding. Returns the new version's number."""
+        with self._lock:
+            restored = self._catalog.rollback(id, version)
+            document = self._catalog.document(id, version)
+            if document is None:
+                raise InputError(f"has no version {version}", field="id", remedy="See `versions(id)`.")
+            prepared = [
+                self._prepared(document.title, span.start, span.end, span.headings, document.text)
+                for span in self._split(document.text)
+            ]
+            self._write_and_commit([restored.rows], prepared, [(id, restored.version, document.content_sha256)])
+        return restored.version
+
+    # ------------------------------------------------------------ batches
+
+    def _batches(self, documents: Iterable[object], tally: _Tally) -> Iterator[list[Document]]:
+        """Checked documents with distinct ids, bounded in number and size."""
+        batch: list[Document] = []
+        seen: set[str] = set()
+        chars = 0
+        source = iter(documents)
+        while True:
+            try:
+                thing = next(source)
+            except StopIteration:
+                break
+            except Exception:
+                # The reader broke: what it gave so far is worth keeping.
+                if batch:
+                    yield batch
+                raise
+            document = self._checked(thing, tally)
+            if document is None:
+                continue
+            assert document.id is not None  # `with_id` saw to it
+            full = len(batch) >= self._settings.batch_documents or chars + len(document.text) > _BATCH_CHARS
+            if batch and (full or document.id in seen):
+                yield batch
+                batch, seen, chars = [], set(), 0
+            batch.append(document)
+            seen.add(document.id)
+            chars += len(document.text)
+        if batch:
+            yield batch
+
+    def _checked(self, thing: object, tally: _Tally) -> Document | None:
+        if isinstance(thing, Failure):
+            tally.failed.append(thing)
+            return None
+        try:
+            raw = convert(thing)
+            if len(raw.text) > self._settings.max_document_chars:
+                raise InputError(
+                    f"has {len(raw.text):,} characters, at most {self._settings.max_document_chars:,} are taken",
+                    field="text",
+                    remedy="Split it, or raise the setting ingest.max_document_chars.",
+                )
+            document = with_id(normalised(raw))
+            if not document.text.strip():
+                raise InputError("is empty", field="text", remedy="Leave it out, or give it text.")
+            self._access_key(document)
+        except InputError as error:
+            tally.failed.append(Failure(id=_name(thing), reason=str(error)))
+            return None
+        return document
+
+    def _add_batch(self, batch: Sequence[Document], tally: _Tally) -> None:
+        digests = {_id(document): content_sha256(document) for document in batch}
+        current = self._catalog.digests(list(digests))
+        changed = [document for document in batch if current.get(_id(document)) != digests[_id(document)]]
+        tally.unchanged += len(batch) - len(changed)
+        if not changed:
+            return
+        staged, prepared = [], []
+        for document in changed:
+            passages, record = self._passages(document, digests[_id(document)])
+            prepared += passages
+            staged.append(record)
+        rows = self._catalog.stage(staged)
+        updated = sum(_id(document) in current for document in changed)
+        delta = AddReport(added=len(changed) - updated, updated=updated, passages=len(prepared))
+        versions = [passage.version for passage in self._catalog.passages([int(part[0]) for part in rows])]
+        about = [
+            (record.id, number, record.content_sha256) for record, number in zip(staged, versions, strict=True)
+        ]
+        self._write_and_commit(rows, prepared, about, delta)
+        tally.added += delta.added
+        tally.updated += delta.updated
+        tally.passages += delta.passages
+
+    def _write_and_commit(
+        self,
+        rows: Sequence[Rows],
+        prepared: Sequence[PreparedPassage],
+        about: Sequence[tuple[str, int, str]],
+        delta: AddReport | None = None,
+    ) -> None:
+        together = np.concatenate(list(rows))
+        try:
+            self._writer.write(together, prepared)
+            self._committing(about, delta or AddReport(updated=len(about), passages=len(prepared)))
+            retired = self._catalog.commit(together)
+        except BaseException as error:
+            self._discard(together, error)
+            raise
+        if len(retired):
+            self._stores.vectors.delete(retired)
+
+    def _discard(self, rows: Rows, error: BaseException) -> None:
+        """Leaves nothing of a batch behind; what cannot be removed now is removed at the next opening."""
+        try:
+            self._catalog.discard_pending(rows)
+            self._stores.drop(rows)
+        except LirError as second:
+            error.add_note(f"Cleaning up failed as well ({second}); the next opening of the index finishes it.")
+
+    # ------------------------------------------------------------ one document
+
+    def _split(self, text: str) -> list[Span]:
+        return split(text, self._encoder.token_spans, passage_tokens=self._settings.passage_tokens)
+
+    def _prepared(self, title: str, start: int, end: int, headings: Sequence[str], text: str) -> PreparedPassage:
+        prefix = prefix_of(title, headings, self._encoder.token_spans, title_tokens=self._settings.title_tokens)
+        body = text[start:end]
+        words = "\n".join(part for part in (title, " > ".join(headings), body) if part)
+        return PreparedPassage(prefix, body, encoding_sha256(prefix, body), words)
+
+    def _passages(self, document: Document, digest: str) -> tuple[list[PreparedPassage], StagedDocument]:
+        spans = self._split(document.text)
+        prepared = [
+            self._prepared(document.title, span.start, span.end, span.headings, document.text) for span in spans
+        ]
+        staged = [
+            StagedPassage(ordinal, span.start, span.end, passage.text, passage.encoding_sha256)
+            for ordinal, (span, passage) in enumerate(zip(spans, prepared, strict=True))
+        ]
+        return prepared, StagedDocument(
+            id=_id(document),
+            content_sha256=digest,
+            title=document.title,
+            text=document.text,
+            source=document.source,
+            source_uri=document.source_uri,
+            access_key=self._access_key(document),
+            metadata=document.metadata,
+            passages=staged,
+        )
+
+
+def _id(document: Document) -> str:
+    assert document.id is not None  # every document of a batch went through `with_id`
+    return document.id
+
+
+def _name(thing: object) -> str:
+    """What a person can find the failed document by."""
+    for name in ("id", "node_id", "_id"):
+        value = thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+        if isinstance(value, str) and value:
+            return value
+    return f"<{type(thing).__name__} without id>"

@@ -1,0 +1,96 @@
+"""After a crash: makes the derived stores hold what the catalog says, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lir_agents.arrays import Rows
+from lir_agents.encoding.base import Encoder
+from lir_agents.ingest.encoded import encoded_text, encoding_sha256
+from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage
+from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
+from lir_agents.stores.catalog import Catalog
+
+__all__ = ["ReconcileReport", "reconcile"]
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What was mended, in passages.
+
+    Attributes:
+        discarded: Pending passages of an interrupted run, removed.
+        dropped: Entries of derived stores that the catalog does not know.
+        written: Passages whose vectors, tokens or words were missing and are there again.
+    """
+
+    discarded: int = 0
+    dropped: int = 0
+    written: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not (self.discarded or self.dropped or self.written)
+
+
+def reconcile(
+    catalog: Catalog,
+    tokens: TokenStore,
+    vectors: VectorStore,
+    lexical: LexicalStore,
+    *,
+    encoder: Encoder,
+    title_tokens: int,
+) -> ReconcileReport:
+    """Brings the derived stores in line with the catalog. Cheap where they are already.
+
+    Pending versions are discarded; rows the catalog does not know leave every store; live rows that a store
+    lacks are written again, from stored vectors where they exist and by encoding where not.
+
+    Raises:
+        StoreError: A store failed; calling again continues.
+    """
+    stores = DerivedStores(tokens=tokens, vectors=vectors, lexical=lexical)
+    discarded = catalog.discard_pending()
+    snapshot = catalog.snapshot()
+    committed, live = np.flatnonzero(snapshot.committed), np.flatnonzero(snapshot.live)
+    dropped = _drop_unknown(stores, committed, live)
+    in_tokens = tokens.rows()
+    missing = np.union1d(np.setdiff1d(live, in_tokens), np.setdiff1d(committed, lexical.rows())).astype(np.int64)
+    for start in range(0, len(missing), _CHUNK):
+        _write(catalog, encoder, stores, missing[start : start + _CHUNK], title_tokens)
+    unlisted = np.setdiff1d(live, vectors.rows()).astype(np.int64)
+    for start in range(0, len(unlisted), _CHUNK):
+        rows = unlisted[start : start + _CHUNK]
+        vectors.upsert(rows, tokens.pooled(rows), snapshot.access_class[rows].tolist())
+    return ReconcileReport(len(discarded), dropped, len(np.union1d(missing, unlisted)))
+
+
+def _drop_unknown(stores: DerivedStores, committed: Rows, live: Rows) -> int:
+    strange = [
+        np.setdiff1d(stores.tokens.rows(), committed),
+        np.setdiff1d(stores.lexical.rows(), committed),
+        np.setdiff1d(stores.vectors.rows(), live),
+    ]
+    for store, rows in zip((stores.tokens, stores.lexical, stores.vectors), strange, strict=True):
+        if len(rows):
+            store.delete(rows)
+    return len(np.unique(np.concatenate(strange)))
+
+
+def _write(catalog: Catalog, encoder: Encoder, stores: DerivedStores, rows: Rows, title_tokens: int) -> None:
+    passages = catalog.passages(rows)
+    prepared = []
+    for passage in passages:
+        prefix, text = encoded_text(catalog, passage, encoder.token_spans, title_tokens=title_tokens)
+        words = f"{prefix}{text}"
+        prepared.append(PreparedPassage(prefix, text, encoding_sha256(prefix, text), words))
+    PassageWriter(catalog, encoder, stores).write(np.array([p.row for p in passages], np.int64), prepared)
+    # What was written again may be history: only live rows belong in Chroma.
+    retired = np.setdiff1d(rows, np.flatnonzero(catalog.live()))
+    if len(retired):
+        stores.vectors.delete(retired.astype(np.int64))

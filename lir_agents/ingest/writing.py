@@ -1,0 +1,112 @@
+"""Passages into the derived stores: encode what is new, copy what was encoded before, in bounded slabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lir_agents.arrays import PackedTokens, Rows
+from lir_agents.encoding.base import Encoder
+from lir_agents.ranking.quantise import quantise_int8
+from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
+from lir_agents.stores.catalog import Catalog
+
+__all__ = ["DerivedStores", "PassageWriter", "PreparedPassage"]
+
+_SLAB = 1024
+"""Passages held in memory at a time: at 220 tokens and 384 dims about 90 MB of int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPassage:
+    """A passage ready to be written: what is encoded (`prefix + text`), its hash, and what BM25 reads."""
+
+    prefix: str
+    text: str
+    encoding_sha256: str
+    lexical_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedStores:
+    """The stores that can be rebuilt from the catalog."""
+
+    tokens: TokenStore
+    vectors: VectorStore
+    lexical: LexicalStore
+
+    def drop(self, rows: Rows) -> None:
+        """Removes rows from all three."""
+        if len(rows):
+            self.vectors.delete(rows)
+            self.lexical.delete(rows)
+            self.tokens.delete(rows)
+
+
+class PassageWriter:
+    """Writes the vectors, tokens and words of catalog rows. Idempotent: writing again replaces."""
+
+    def __init__(self, catalog: Catalog, encoder: Encoder, stores: DerivedStores) -> None:
+        self._catalog = catalog
+        self._encoder = encoder
+        self._stores = stores
+
+    def write(self, rows: Rows, passages: Sequence[PreparedPassage]) -> None:
+        """Writes passages under their rows; equal texts are encoded once, here and ever before.
+
+        Raises:
+            StoreError: A store failed; what was written is of no harm until the catalog commits.
+        """
+        for start in range(0, len(rows), _SLAB):
+            self._write_slab(rows[start : start + _SLAB], passages[start : start + _SLAB])
+
+    def _write_slab(self, rows: Rows, passages: Sequence[PreparedPassage]) -> None:
+        known = self._catalog.reusable([passage.encoding_sha256 for passage in passages])
+        fresh = [i for i, passage in enumerate(passages) if passage.encoding_sha256 not in known]
+        if fresh:
+            self._encode(rows[fresh], [passages[i] for i in fresh])
+        copied = np.array([i for i in range(len(passages)) if passages[i].encoding_sha256 in known], np.int64)
+        if len(copied):
+            origin = np.array([known[passages[i].encoding_sha256] for i in copied], np.int64)
+            self._copy(rows[copied], origin, [passages[i] for i in copied])
+        self._stores.lexical.add(rows, [passage.lexical_text for passage in passages])
+
+    def _encode(self, rows: Rows, passages: Sequence[PreparedPassage]) -> None:
+        first: dict[str, int] = {}
+        for passage in passages:
+            first.setdefault(passage.encoding_sha256, len(first))
+        texts = {passage.encoding_sha256: passage.prefix + passage.text for passage in passages}
+        data: list[NDArray[np.int8]] = [np.empty(0, np.int8)] * len(texts)
+        scales: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
+        for i, encoding in self._encoder.encode_documents(list(texts.values())):
+            data[i], scales[i] = quantise_int8(encoding.tokens)
+            pooled[i] = encoding.pooled
+        which = [first[passage.encoding_sha256] for passage in passages]
+        lengths = [len(scales[i]) for i in which]
+        packed = PackedTokens(
+            data=np.concatenate([data[i] for i in which]),
+            scales=np.concatenate([scales[i] for i in which]),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
+        self._put(rows, packed, pooled[which])
+
+    def _copy(self, rows: Rows, origin: Rows, passages: Sequence[PreparedPassage]) -> None:
+        packed = self._stores.tokens.gather(origin)
+        lost = np.flatnonzero(packed.lengths == 0)
+        if len(lost):  # the row the catalog knew of has no vectors (a damaged store): encode after all
+            self._encode(rows[lost], [passages[i] for i in lost])
+            kept = np.flatnonzero(packed.lengths > 0)
+            if len(kept) == 0:
+                return
+            rows, origin = rows[kept], origin[kept]
+            packed = self._stores.tokens.gather(origin)
+        self._put(rows, packed, self._stores.tokens.pooled(origin))
+
+    def _put(self, rows: Rows, packed: PackedTokens, pooled: NDArray[np.float32]) -> None:
+        self._stores.tokens.put(rows, packed, pooled)
+        classes = self._catalog.access_class_column()
+        self._stores.vectors.upsert(rows, pooled, classes[rows].tolist())
