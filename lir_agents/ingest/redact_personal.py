@@ -169,6 +169,8 @@ class Addresses:
             address = ipaddress.ip_address(text)
         except ValueError:  # not an address: nothing to find
             return False
+        if address.version == 4 and text.startswith("0."):
+            return False  # "this network": a mask, not a machine
         nobody = address.is_loopback or address.is_unspecified or address.is_multicast or address.is_reserved
         return not nobody and (address.version == 4 or text.count(":") > 2 or "::" in text[1:-2])
 
