@@ -143,8 +143,7 @@ class ChromaCollection:
 
     def renew(self, rows: Rows, read: Reader, access_classes: Sequence[int]) -> None:
         """Replaces everything by `rows`: beside the old, then in its place."""
-        with self._using("rebuild"):
-            pass
+        self.require_open("rebuild")
         with failures("rebuild"):
             if self._home is None:
                 self._renew_on_server(rows, read, access_classes)
@@ -157,6 +156,11 @@ class ChromaCollection:
             if self._client is not None:
                 self._client.close()
                 self._client = self._collection = None
+
+    def require_open(self, operation: str) -> None:
+        """Raises StoreError once `close` was called."""
+        if self._collection is None:
+            raise StoreError("the store is closed", store="vectors", operation=operation, remedy="Open it again.")
 
     # ------------------------------------------------------------ inside
 

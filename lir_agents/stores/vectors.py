@@ -177,6 +177,9 @@ class ChromaVectors:
         if k < 1:
             raise InputError(f"is {k}", field="k", remedy="Ask for at least 1.")
         with failures("search"):
+            self._chroma.require_open("search")
+            if allowed is not None and np.count_nonzero(allowed) <= self._hnsw_above:
+                return self._matrix.search(vector, k, allowed)  # Chroma is not asked, and may be away
             held = self._holding()
             count = int(np.count_nonzero(held))
             if count > self._hnsw_above and (allowed is None or _same(allowed, held)):

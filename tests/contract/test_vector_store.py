@@ -313,6 +313,7 @@ def test_a_closed_store_says_so_and_closing_twice_is_fine(make) -> None:
     for use in (
         bench.store.rows,
         lambda: bench.store.search(unit(1, 0)[0], 1, None),
+        lambda: bench.store.search(unit(1, 0)[0], 1, mask([1])),
         lambda: bench.store.upsert(np.array([2]), unit(1, 0), [0]),
         bench.store.reset,
     ):
