@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from lmdb.verify import VerifyError
-from lmdb.verify import verify as structural_problems
+from lmdb.verify import VerifyError, verify
 
 from lir_agents.errors import IntegrityError, LirError, StoreError
 from lir_agents.stores.gate import Gate
 
 __all__ = ["MappedFile", "put_all"]
 
+_structural_problems: Callable[..., list[str]] = verify
 _FORMAT = b"format"
 _COPY_ENTRIES = 1024
 _BROKEN = (
@@ -144,7 +144,7 @@ class MappedFile:
             self._live("verify")
             if not self._read_only:  # the owner may be writing: a walk over the pages would see halves
                 try:
-                    problems = structural_problems(str(self._file), subdir=False)
+                    problems = _structural_problems(str(self._file), subdir=False)
                 except VerifyError as error:
                     problems = [str(error)]
                 if problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def _by_torch(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int
 
 
 def _by_numpy(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
-    kind = np.float32 if left.shape[1] <= _EXACT_FLOAT32_DIM else np.float64
+    kind: Any = np.float32 if left.shape[1] <= _EXACT_FLOAT32_DIM else np.float64
     factor, result = right.astype(kind), np.empty((len(left), right.shape[1]), np.int32)
     for start in range(0, len(left), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)

@@ -4,7 +4,7 @@ The scan is in two steps. Integer products of int8 codes give every allowed row 
 known per row (Cauchy-Schwarz on the rounding errors); the rows that could still be among the k best are then
 scored from their stored vectors. The result is the exact top k by float32 cosine, ties by row: no recall is lost.
 Both steps work on each row by itself (integer sums have no rounding, whatever the order), so that neither scores
-nor order depend, to the last bit, on rows that are not allowed, on the machine, or on where a row lies.
+nor order depend, to the last bit, on rows that are not allowed or on where in the matrix a row lies.
 
 Memory: dim + 20 bytes per row, and a quarter of that in reserve: 40 to 50 MB for 100,000 rows of 384.
 """

@@ -82,7 +82,7 @@ class TokenLayout:
         total, width = int(offsets[-1]), self.token_dim
         data, scales = np.empty((total, width), np.int8), np.empty(total, np.float32)
         if total:
-            data_bytes, scale_bytes = memoryview(data.reshape(-1)).cast("B"), memoryview(scales).cast("B")
+            data_bytes, scale_bytes = data.reshape(-1).data.cast("B"), scales.data.cast("B")
             for value, start, count in zip(values, offsets.tolist(), lengths, strict=False):
                 if value is not None:
                     split, end = _HEADER.size + count * _SCALE_BYTES, start + count
@@ -117,7 +117,9 @@ class TokenLayout:
         table = np.frombuffer(packed, np.uint8).reshape(len(values), _CRC.size + size)
         vectors = np.ascontiguousarray(table[:, _CRC.size :]).view("<f2").astype(np.float32)
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        return vectors / np.where(norms > 0, norms, np.float32(1))[:, None]
+        norms[norms == 0] = 1
+        vectors /= norms[:, None]
+        return vectors
 
     # ------------------------------------------------------------ input
 
