@@ -177,6 +177,11 @@ class ColumnCache:
         self._purges = -1
         self._columns: OrderedDict[str, Column] = OrderedDict()
 
+    def clear(self) -> None:
+        """Forgets every value read so far."""
+        with self._lock:
+            self._columns.clear()
+
     def get(self, key: str, size: int, purges: int) -> Column:
         """The column of a key, covering at least the first `size` versions as of `purges` or later."""
         with self._lock:

@@ -182,7 +182,9 @@ class Catalog(CatalogReader):
             Rows to purge from the derived stores, sorted: int64 [n]. Unknown ids are ignored.
         """
         with self._database.write("erase") as connection:
-            return catalog_writes.erase(connection, ids)
+            gone = catalog_writes.erase(connection, ids)
+        self._columns.clear()
+        return gone
 
     def compact(self) -> None:
         """Rewrites the file so that nothing erased remains in its bytes, and empties the log.

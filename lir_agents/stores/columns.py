@@ -137,8 +137,8 @@ class Snapshot:
         return self.live if epoch == self.epoch else self._rows_of((self.born <= epoch) & (self.died > epoch))
 
     def rows_of_versions(self, versions: VersionMask) -> RowMask:
-        """Passages of the committed versions in a mask, bool [max_version + 1]."""
-        return self._rows_of(versions & self.committed_versions)
+        """Passages of the versions in a mask, bool [max_version + 1]."""
+        return self._rows_of(versions)
 
     def _rows_of(self, versions: VersionMask) -> RowMask:
         return _sealed(versions[self.row_version])

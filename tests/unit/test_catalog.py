@@ -100,7 +100,7 @@ def test_the_same_id_twice_in_one_call_makes_two_versions_and_the_last_is_curren
     assert catalog.commit(rows).tolist() == rows[0].tolist()
     assert catalog.document("a").text == "second"
     assert [v.version for v in catalog.versions("a")] == [1, 2]
-    assert [c.version for c in catalog.changes(0)] == [2]
+    assert [(c.kind, c.version, c.previous) for c in catalog.changes(0)] == [("added", 2, None)]
 
 
 def test_the_highest_version_wins_in_whatever_order_commits_come(catalog):

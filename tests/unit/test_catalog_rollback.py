@@ -127,6 +127,31 @@ def test_erasure_leaves_no_byte_behind(catalog, tmp_path):
     assert catalog.check() == []
 
 
+def test_compacting_gives_the_space_back(catalog, tmp_path):
+    file = tmp_path / "catalog.sqlite"
+    add(catalog, document("big", [f"{i} " + "words " * 100 for i in range(500)]), document("small"))
+    catalog.compact()
+    size_bytes = file.stat().st_size
+    catalog.erase(["big"])
+    catalog.compact()
+    assert file.stat().st_size < size_bytes / 2
+    assert (tmp_path / "catalog.sqlite-wal").stat().st_size == 0
+    assert current(catalog) == {"small": ["some text"]}
+
+
+def test_cached_columns_forget_what_was_erased(tmp_path):
+    path = tmp_path / "catalog.sqlite"
+    with Catalog.open(path) as owner, Catalog.open(path, read_only=True) as reader:
+        add(owner, document("a", metadata={"k": "secret"}), document("b", metadata={"k": "open"}))
+        assert owner.match({"k": "secret"}).any()
+        assert reader.match({"k": "secret"}).any()
+        owner.erase(["a"])
+        for catalog in (owner, reader):
+            state = catalog.snapshot()
+            column = catalog._columns.get("k", len(state.born), state.purges)
+            assert [value for _, value in column.index] == ["open"]
+
+
 def test_erasing_in_the_middle_of_a_search_hides_the_passage(catalog):
     add(catalog, document("a", "secret", metadata={"k": 1}), document("b", metadata={"k": 1}))
     state = catalog.snapshot()
