@@ -118,7 +118,11 @@ class LmdbLexical:
 
         From then on the rows are in no score and no statistic. Their bytes leave the file with `compact`.
         """
-        held = np.intersect1d(np.asarray(rows, np.int64), self.rows()).tolist()
+        asked = np.unique(np.asarray(rows, np.int64))
+        with self._file.reading("delete") as (txn, databases):
+            bitmap = self._current_lengths(txn, databases).held
+        asked = asked[(asked >= 0) & (asked < len(bitmap))]
+        held: list[int] = asked[bitmap[asked]].tolist()
 
         def change(txn: Any, databases: dict[bytes, Any]) -> None:
             for batch in _batches(held):
