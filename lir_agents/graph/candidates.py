@@ -82,7 +82,7 @@ def look_at(rooms: Rooms, request: Request, scope: AccessScope) -> View:
     classes = snapshot.access_class if request.as_of is None else snapshot.newest_access_class
     allowed = live & scope_mask(scope, classes, snapshot.access_keys)
     if request.filter is not None:
-        allowed = allowed & rooms.catalog.match(request.filter, within=snapshot)
+        allowed = allowed & rooms.catalog.match(request.filter, snapshot=snapshot)
     return View(snapshot=snapshot, allowed=allowed)
 
 
@@ -130,21 +130,20 @@ def _words_around(text: str, spans: NDArray[np.int32]) -> list[str]:
     return words
 
 
-def find_candidates(rooms: Rooms, readings: Sequence[tuple[Reading, float]], view: View, depth: int) -> Candidates:
+def find_candidates(rooms: Rooms, readings: Sequence[Reading], view: View, depth: int) -> Candidates:
     """Takes the best `depth` of the dense and of the lexical list of every reading.
 
     Args:
         rooms: The open rooms.
-        readings: Readings of the query with their shares; dense and lexical signals come from the first.
+        readings: Readings of the query; the signals are those of the first.
         view: Where to look.
         depth: Candidates per list.
     """
     found: list[Rows] = []
-    turn = readings[0][0]
+    turn = readings[0]
     lexical = rooms.lexical.scores(turn.terms, view.allowed)
     found.append(_best(lexical, depth))
-    for reading, _ in readings:
-        found.append(rooms.vectors.search(reading.encoding.pooled, depth, view.allowed)[0])
+    found += [rooms.vectors.search(reading.encoding.pooled, depth, view.allowed)[0] for reading in readings]
     rows = np.unique(np.concatenate(found)).astype(np.int64)
     pooled = rooms.tokens.pooled(rows)
     return Candidates(rows=rows, dense=pooled @ turn.encoding.pooled, lexical=lexical[rows], pooled=pooled)

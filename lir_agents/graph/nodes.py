@@ -76,7 +76,7 @@ class Nodes:
             view = look_at(self.rooms, admitted.request, admitted.scope)
             turn = read_query(self.rooms, admitted.request.query, view)
             depth = max(self.rooms.settings.search.first_stage_k, admitted.request.k)
-            return Found(view, turn, find_candidates(self.rooms, [(turn, 1.0)], view, depth))
+            return Found(view, turn, find_candidates(self.rooms, [turn], view, depth))
 
         return _staged("first_stage", runtime, work)
 

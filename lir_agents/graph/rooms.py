@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
+from lir_agents.ingest.compose import Composer
 from lir_agents.policy.base import Policy
 from lir_agents.ranking.fusion import FusionWeights
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
@@ -32,6 +33,7 @@ class Rooms:
     tokens: TokenStore
     lexical: LexicalStore
     encoder: Encoder
+    composer: Composer
     policy: Policy
     audit: AuditLog
     settings: Settings

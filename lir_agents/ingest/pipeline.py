@@ -2,7 +2,7 @@
 
 The order, which makes a crash harmless at any point::
 
-    stage in the catalog (pending) → vectors, tokens and words → record → commit (visible) → retired rows leave Chroma
+    stage (pending) → vectors, tokens, words → record → commit (visible) → retired rows leave Chroma
 
 What is pending when a process dies is discarded by `reconcile` at the next opening, and is added again by the
 next run, which skips everything that was committed.
@@ -21,9 +21,10 @@ from lir_agents.config import IngestSettings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError, LirError
 from lir_agents.ingest.adapters import content_sha256, convert, normalised, with_id
-from lir_agents.ingest.encoded import encoding_sha256, prefix_of
-from lir_agents.ingest.split import Span, split
-from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage
+from lir_agents.ingest.compose import Budget, Composer
+from lir_agents.ingest.outline import Outline
+from lir_agents.ingest.split import split
+from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage, prepare_passage
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.records import StagedDocument, StagedPassage
@@ -66,6 +67,7 @@ class Ingestor:
         catalog, encoder, tokens, vectors, lexical: The open rooms.
         access_key: From the policy: document to access key; raises InputError where a document may not be in
             this index.
+        composer: Puts title and headings before a passage.
         settings: How documents become passages.
         committing: See `Committing`.
     """
@@ -79,11 +81,14 @@ class Ingestor:
         vectors: VectorStore,
         lexical: LexicalStore,
         access_key: Callable[[Document], str],
+        composer: Composer,
         settings: IngestSettings,
         committing: Committing | None = None,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
+        self._budget = Budget.of(settings, encoder)
+        self._composer = composer
         self._stores = DerivedStores(tokens=tokens, vectors=vectors, lexical=lexical)
         self._writer = PassageWriter(catalog, encoder, self._stores)
         self._access_key = access_key
@@ -122,16 +127,37 @@ class Ingestor:
                 self._stores.vectors.delete(rows)
         return len(rows)
 
-    def rollback(self, id: str, version: int) -> int:  # noqa: A002 - users' word
+    def erase(self, ids: Sequence[str]) -> Rows:
+        """Removes every version of the documents, and their bytes from every store.
+
+        Returns:
+            The rows that are gone.
+
+        Raises:
+            StoreError: A store failed or was being read for too long; calling again finishes the work.
+        """
+        with self._lock:
+            rows = self._catalog.erase(ids)
+            self._stores.drop(rows)
+            self._catalog.compact()
+            self._stores.tokens.compact()
+            self._stores.lexical.compact()
+            snapshot = self._catalog.snapshot()
+            live = np.flatnonzero(snapshot.live).astype(np.int64)
+            self._stores.vectors.rebuild(live, snapshot.access_class[live].tolist())
+        return rows
+
+    def rollback(self, id: str, version: int) -> int:
         """Makes an old version's content current again, without encoding. Returns the new version's number."""
         with self._lock:
             restored = self._catalog.rollback(id, version)
             document = self._catalog.document(id, version)
             if document is None:
                 raise InputError(f"has no version {version}", field="id", remedy="See `versions(id)`.")
+            outline = Outline.of(document.text)
             prepared = [
-                self._prepared(document.title, span.start, span.end, span.headings, document.text)
-                for span in self._split(document.text)
+                prepare_passage(self._composer, passage.title, outline.above(passage.start), passage.text)
+                for passage in self._catalog.passages(restored.rows)
             ]
             self._write_and_commit([restored.rows], prepared, [(id, restored.version, document.content_sha256)])
         return restored.version
@@ -241,22 +267,16 @@ class Ingestor:
 
     # ------------------------------------------------------------ one document
 
-    def _split(self, text: str) -> list[Span]:
-        return split(text, self._encoder.token_spans, passage_tokens=self._settings.passage_tokens)
-
-    def _prepared(self, title: str, start: int, end: int, headings: Sequence[str], text: str) -> PreparedPassage:
-        prefix = prefix_of(title, headings, self._encoder.token_spans, title_tokens=self._settings.title_tokens)
-        body = text[start:end]
-        words = "\n".join(part for part in (title, " > ".join(headings), body) if part)
-        return PreparedPassage(prefix, body, encoding_sha256(prefix, body), words)
-
     def _passages(self, document: Document, digest: str) -> tuple[list[PreparedPassage], StagedDocument]:
-        spans = self._split(document.text)
+        spans = split(document.text, self._encoder.token_spans, passage_tokens=self._budget.passage)
         prepared = [
-            self._prepared(document.title, span.start, span.end, span.headings, document.text) for span in spans
+            prepare_passage(self._composer, document.title, span.headings, document.text[span.start : span.end])
+            for span in spans
         ]
         staged = [
-            StagedPassage(ordinal, span.start, span.end, passage.text, passage.encoding_sha256)
+            StagedPassage(
+                ordinal, span.start, span.end, document.text[span.start : span.end], passage.encoding_sha256
+            )
             for ordinal, (span, passage) in enumerate(zip(spans, prepared, strict=True))
         ]
         return prepared, StagedDocument(

@@ -8,8 +8,9 @@ import numpy as np
 
 from lir_agents.arrays import Rows
 from lir_agents.encoding.base import Encoder
-from lir_agents.ingest.encoded import encoded_text, encoding_sha256
-from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage
+from lir_agents.ingest.compose import Composer
+from lir_agents.ingest.outline import Outline
+from lir_agents.ingest.writing import DerivedStores, PassageWriter, prepare_passage
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 
@@ -44,7 +45,7 @@ def reconcile(
     lexical: LexicalStore,
     *,
     encoder: Encoder,
-    title_tokens: int,
+    composer: Composer,
 ) -> ReconcileReport:
     """Brings the derived stores in line with the catalog. Cheap where they are already.
 
@@ -62,7 +63,7 @@ def reconcile(
     in_tokens = tokens.rows()
     missing = np.union1d(np.setdiff1d(live, in_tokens), np.setdiff1d(committed, lexical.rows())).astype(np.int64)
     for start in range(0, len(missing), _CHUNK):
-        _write(catalog, encoder, stores, missing[start : start + _CHUNK], title_tokens)
+        _write(catalog, encoder, stores, missing[start : start + _CHUNK], composer)
     unlisted = np.setdiff1d(live, vectors.rows()).astype(np.int64)
     for start in range(0, len(unlisted), _CHUNK):
         rows = unlisted[start : start + _CHUNK]
@@ -71,24 +72,24 @@ def reconcile(
 
 
 def _drop_unknown(stores: DerivedStores, committed: Rows, live: Rows) -> int:
-    strange = [
-        np.setdiff1d(stores.tokens.rows(), committed),
-        np.setdiff1d(stores.lexical.rows(), committed),
-        np.setdiff1d(stores.vectors.rows(), live),
-    ]
-    for store, rows in zip((stores.tokens, stores.lexical, stores.vectors), strange, strict=True):
+    strange = (
+        (stores.tokens.delete, np.setdiff1d(stores.tokens.rows(), committed)),
+        (stores.lexical.delete, np.setdiff1d(stores.lexical.rows(), committed)),
+        (stores.vectors.delete, np.setdiff1d(stores.vectors.rows(), live)),
+    )
+    for delete, rows in strange:
         if len(rows):
-            store.delete(rows)
-    return len(np.unique(np.concatenate(strange)))
+            delete(rows)
+    return len(np.unique(np.concatenate([rows for _, rows in strange])))
 
 
-def _write(catalog: Catalog, encoder: Encoder, stores: DerivedStores, rows: Rows, title_tokens: int) -> None:
+def _write(catalog: Catalog, encoder: Encoder, stores: DerivedStores, rows: Rows, composer: Composer) -> None:
     passages = catalog.passages(rows)
     prepared = []
     for passage in passages:
-        prefix, text = encoded_text(catalog, passage, encoder.token_spans, title_tokens=title_tokens)
-        words = f"{prefix}{text}"
-        prepared.append(PreparedPassage(prefix, text, encoding_sha256(prefix, text), words))
+        document = catalog.document(passage.document_id, passage.version)
+        headings = Outline.of(document.text).above(passage.start) if document else ()
+        prepared.append(prepare_passage(composer, passage.title, headings, passage.text))
     PassageWriter(catalog, encoder, stores).write(np.array([p.row for p in passages], np.int64), prepared)
     # What was written again may be history: only live rows belong in Chroma.
     retired = np.setdiff1d(rows, np.flatnonzero(catalog.live()))

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens, Rows
 from lir_agents.encoding.base import Encoder
+from lir_agents.ingest.compose import Composed, Composer
 from lir_agents.ranking.quantise import quantise_int8
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 
-__all__ = ["DerivedStores", "PassageWriter", "PreparedPassage"]
+__all__ = ["DerivedStores", "PassageWriter", "PreparedPassage", "prepare_passage"]
 
 _SLAB = 1024
 """Passages held in memory at a time: at 220 tokens and 384 dims about 90 MB of int8."""
@@ -22,12 +23,20 @@ _SLAB = 1024
 
 @dataclass(frozen=True, slots=True)
 class PreparedPassage:
-    """A passage ready to be written: what is encoded (`prefix + text`), its hash, and what BM25 reads."""
+    """A passage ready to be written: what is encoded, and what BM25 reads (the whole title and all headings)."""
 
-    prefix: str
-    text: str
-    encoding_sha256: str
+    composed: Composed
     lexical_text: str
+
+    @property
+    def encoding_sha256(self) -> str:
+        return self.composed.sha256
+
+
+def prepare_passage(composer: Composer, title: str, headings: Sequence[str], body: str) -> PreparedPassage:
+    """Composes a passage for the encoder and for BM25."""
+    words = "\n".join(part for part in (title, *headings, body) if part)
+    return PreparedPassage(composer.compose(title, headings, body), words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +77,8 @@ class PassageWriter:
         fresh = [i for i, passage in enumerate(passages) if passage.encoding_sha256 not in known]
         if fresh:
             self._encode(rows[fresh], [passages[i] for i in fresh])
-        copied = np.array([i for i in range(len(passages)) if passages[i].encoding_sha256 in known], np.int64)
-        if len(copied):
+        copied = [i for i, passage in enumerate(passages) if passage.encoding_sha256 in known]
+        if copied:
             origin = np.array([known[passages[i].encoding_sha256] for i in copied], np.int64)
             self._copy(rows[copied], origin, [passages[i] for i in copied])
         self._stores.lexical.add(rows, [passage.lexical_text for passage in passages])
@@ -78,7 +87,7 @@ class PassageWriter:
         first: dict[str, int] = {}
         for passage in passages:
             first.setdefault(passage.encoding_sha256, len(first))
-        texts = {passage.encoding_sha256: passage.prefix + passage.text for passage in passages}
+        texts = {passage.encoding_sha256: passage.composed.text for passage in passages}
         data: list[NDArray[np.int8]] = [np.empty(0, np.int8)] * len(texts)
         scales: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
@@ -96,8 +105,8 @@ class PassageWriter:
 
     def _copy(self, rows: Rows, origin: Rows, passages: Sequence[PreparedPassage]) -> None:
         packed = self._stores.tokens.gather(origin)
-        lost = np.flatnonzero(packed.lengths == 0)
-        if len(lost):  # the row the catalog knew of has no vectors (a damaged store): encode after all
+        lost = np.flatnonzero(packed.lengths == 0).tolist()
+        if lost:  # the row the catalog knew of has no vectors (a damaged store): encode after all
             self._encode(rows[lost], [passages[i] for i in lost])
             kept = np.flatnonzero(packed.lengths > 0)
             if len(kept) == 0:

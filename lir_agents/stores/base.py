@@ -33,6 +33,9 @@ class VectorStore(Protocol):
         """The k nearest rows within `allowed` (None: all rows held), best first, with cosine similarity in
         [-1, 1]. Fewer than k only if fewer exist."""
 
+    def rebuild(self, rows: Rows, access_classes: Sequence[int]) -> None:
+        """Replaces everything by these rows, so that nothing deleted remains in the bytes on disk."""
+
     def rows(self) -> Rows:
         """Every row held, sorted."""
 
@@ -58,6 +61,9 @@ class TokenStore(Protocol):
 
     def rows(self) -> Rows:
         """Every row held, sorted."""
+
+    def verify(self) -> list[int]:
+        """Rows whose stored bytes are damaged; reads everything."""
 
     def compact(self) -> None:
         """Rewrites the file so that nothing deleted remains in its bytes."""

@@ -1,0 +1,493 @@
+"""`LateInteractionIndex`: opens the rooms of one index directory, and is what people hold in their hand."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lir_agents.arrays import Rows
+from lir_agents.audit import payloads
+from lir_agents.audit.log import AuditLog
+from lir_agents.config import Settings, load_settings
+from lir_agents.encoding.base import Encoder
+from lir_agents.encoding.open import open_encoder
+from lir_agents.errors import ConfigError, InputError, IntegrityError
+from lir_agents.graph.build import build_graph
+from lir_agents.graph.candidates import find_candidates, look_at, read_query
+from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.explaining import explain_hit
+from lir_agents.graph.request import checked_request
+from lir_agents.graph.rerank import maxsim_scores
+from lir_agents.graph.rooms import Rooms
+from lir_agents.ingest.compose import Budget, Composer
+from lir_agents.ingest.pipeline import Committing, Ingestor
+from lir_agents.ingest.reconcile import reconcile
+from lir_agents.policy.base import Policy
+from lir_agents.policy.guard import open_policy
+from lir_agents.stores.catalog import Catalog
+from lir_agents.stores.layout import IndexLayout
+from lir_agents.stores.lexical import LmdbLexical
+from lir_agents.stores.lock import IndexLock
+from lir_agents.stores.records import StoredDocument, passage_id
+from lir_agents.stores.tokens import LmdbTokens
+from lir_agents.stores.vectors import ChromaVectors
+from lir_agents.types import (
+    AddReport,
+    Filter,
+    Hit,
+    Principal,
+    SearchResult,
+    ToolBinding,
+    ToolSignal,
+    Turn,
+    register_explainer,
+)
+
+if TYPE_CHECKING:
+    from lir_agents.ranking.explain import Explanation
+
+__all__ = ["CandidateTable", "LateInteractionIndex"]
+
+Access = Literal["open", "acl"] | Policy
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateTable:
+    """The first stage's union of candidates with every signal of each, for baselines and experiments.
+
+    Attributes:
+        rows: int64 [n], ascending.
+        document_ids: The document of each.
+        dense: float32 [n], cosine in [-1, 1].
+        lexical: float32 [n], BM25, >= 0.
+        maxsim: float32 [n] in [-1, 1].
+    """
+
+    rows: Rows
+    document_ids: list[str]
+    dense: NDArray[np.float32]
+    lexical: NDArray[np.float32]
+    maxsim: NDArray[np.float32]
+
+
+class LateInteractionIndex:
+    """One index directory, open. Safe to share between threads and tasks; one process owns it at a time.
+
+    Example:
+        >>> with LateInteractionIndex.open("handbook.lir") as index:
+        ...     index.add([Document(id="hr/leave", text="Everybody has 30 days of leave.")])
+        ...     result = index.search("how many days off do I get?", k=5)
+    """
+
+    def __init__(self, rooms: Rooms, ingestor: Ingestor, path: Path, resources: ExitStack) -> None:
+        self._rooms: Rooms | None = rooms
+        self._ingestor = ingestor
+        self._path = path
+        self._resources = resources
+        register_explainer(rooms.origin, self)
+
+    # ------------------------------------------------------------ opening and closing
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        access: Access | None = None,
+        encoder: str | Path | Encoder | None = None,
+        settings: Settings | None = None,
+        bindings: Sequence[ToolBinding] = (),
+        create: bool = True,
+    ) -> LateInteractionIndex:
+        """Opens an index directory, or makes one.
+
+        Args:
+            path: The directory. Everything of the index lies under it.
+            access: "open" (one person's own files), "acl" (deny by default), or a `Policy`. Fixed when the index
+                is created; None takes what it was created with, "open" for a new one.
+            encoder: None for the model the index was created with (the bundled all-MiniLM-L6-v2 for a new one),
+                a path or hub name of a sentence-transformers model, or an `Encoder`.
+            settings: None reads the environment and lir.toml.
+            bindings: How fields of tool outputs speak of documents.
+            create: Whether a missing index is made.
+
+        Raises:
+            InputError: No such index, a directory that holds something else, or `access` differs from what the
+                index was created with.
+            IndexLocked: Another process, or another handle of this one, has it open.
+            IntegrityError: Another encoder, or a damaged or foreign directory; nothing was changed.
+        """
+        layout = IndexLayout(Path(path))
+        settings = settings or load_settings()
+        layout.prepare(create=create)
+        with ExitStack() as resources:
+            resources.enter_context(IndexLock(layout.lock))
+            catalog = resources.enter_context(Catalog.open(layout.catalog, create=create))
+            policy = _agreed_policy(catalog, access)
+            model = _agreed_encoder(catalog, encoder)
+            tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
+            resources.callback(tokens.close)
+            lexical = LmdbLexical.open(layout.lexical)
+            resources.callback(lexical.close)
+            vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
+            resources.callback(vectors.close)
+            audit = resources.enter_context(AuditLog.open(layout.audit))
+            composer = Composer(model.token_spans, title_tokens=Budget.of(settings.ingest, model).title)
+            reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
+            rooms = Rooms(
+                catalog=catalog,
+                vectors=vectors,
+                tokens=tokens,
+                lexical=lexical,
+                encoder=model,
+                composer=composer,
+                policy=policy,
+                audit=audit,
+                settings=settings,
+                origin=uuid.uuid4().hex,
+                bindings=tuple(bindings),
+            )
+            ingestor = Ingestor(
+                catalog=catalog,
+                encoder=model,
+                tokens=tokens,
+                vectors=vectors,
+                lexical=lexical,
+                access_key=policy.access_key,
+                composer=composer,
+                settings=settings.ingest,
+                committing=_recorder(catalog, audit),
+            )
+            return cls(rooms, ingestor, layout.path, resources.pop_all())
+        raise AssertionError("unreachable: the stack either returns or raises")
+
+    def close(self) -> None:
+        """Releases every file and the lock. Idempotent; hits given out can no longer be explained."""
+        self._rooms = None
+        self._resources.close()
+
+    def __enter__(self) -> LateInteractionIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def rooms(self) -> Rooms:
+        """The open rooms, for graphs and integrations. Raises InputError once the index is closed."""
+        if self._rooms is None:
+            raise InputError("is closed", field="index", remedy="Open it again.")
+        return self._rooms
+
+    @property
+    def path(self) -> Path:
+        """The index directory."""
+        return self._path
+
+    # ------------------------------------------------------------ documents
+
+    def add(self, documents: Iterable[Any], *, progress: Progress | None = None) -> AddReport:
+        """Adds documents, or updates those that changed; what is unchanged is not encoded again.
+
+        Args:
+            documents: `Document`, LangChain `Document`, LlamaIndex nodes, mappings, or an iterator of them;
+                consumed lazily, committed in batches.
+            progress: Called with (documents done, passages done) after each batch.
+
+        Returns:
+            Counts, and every document that could not be added with its reason; the others are in.
+
+        Raises:
+            StoreError: A store failed (a full disk); batches committed before remain.
+        """
+        self.rooms  # noqa: B018 - raises where the index is closed
+        return self._ingestor.add(documents, progress=progress)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Retires documents: they surface no more; their versions stay for audit and `as_of`.
+
+        Returns:
+            How many passages surface no more.
+        """
+        rooms, names = self.rooms, _ids(ids)
+        retired = self._ingestor.delete(names)
+        changed = [(name, None) for name in names]
+        rooms.audit.append(
+            payloads.version(None, operation="retire", documents=changed, index_epoch=rooms.catalog.epoch)
+        )
+        return retired
+
+    def erase(self, ids: Sequence[str]) -> int:
+        """Removes every version of the documents from the index and from the bytes on disk.
+
+        Returns:
+            How many passages were erased.
+        """
+        rooms, names = self.rooms, _ids(ids)
+        passages = [passage_id for name in names for passage_id in self._passage_ids(name)]
+        rows = self._ingestor.erase(names)
+        rooms.audit.erase_documents(names, mentions=passages)
+        rooms.audit.append(
+            payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
+        )
+        rooms.audit.compact()
+        return len(rows)
+
+    def _passage_ids(self, name: str) -> list[str]:
+        return [
+            passage_id(name, info.version, ordinal)
+            for info in self.rooms.catalog.versions(name)
+            for ordinal in range(info.passages)
+        ]
+
+    def get(self, id: str, version: int | None = None) -> StoredDocument | None:
+        """The current version of a document, or the version named; None where there is none."""
+        return self.rooms.catalog.document(id, version)
+
+    # ------------------------------------------------------------ search
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        principal: Principal | None = None,
+        thread_id: str | None = None,
+        history: Sequence[Turn] = (),
+        tool_signals: Sequence[ToolSignal] = (),
+        filter: Filter | None = None,
+        as_of: int | datetime | None = None,
+        budget_ms: float | None = None,
+        remember: bool = True,
+    ) -> SearchResult:
+        """The k passages that answer best, ranked by late interaction and everything known at this moment.
+
+        Args:
+            query: The turn, as the user wrote it.
+            k: Hits wanted; None: the settings' default. Fewer come back only where fewer may be read.
+            principal: Who asks. Required by every index that is not open.
+            thread_id: The conversation to recall, and to remember this turn in.
+            history: The conversation so far, where the caller keeps it; joins what the thread remembers.
+            tool_signals: What tools answered just now.
+            filter: Metadata filter, see `lir_agents.types.Filter`.
+            as_of: An epoch or an aware datetime: read the index as it was then (under today's access rules).
+            budget_ms: Time for the whole search, in milliseconds.
+            remember: False leaves no trace in the thread's memory.
+
+        Returns:
+            Hits with breakdowns, coverage, timings and the id of the audit event.
+
+        Raises:
+            InputError: A field is bad; the message names it and the remedy.
+            AccessDenied: The policy refused the request; the refusal is recorded.
+            StoreError: A store that the answer needs failed, or it could not be recorded.
+        """
+        context = RetrievalContext(principal, thread_id, budget_ms)
+        given = _given(
+            query=query,
+            k=k,
+            filter=filter,
+            history=history,
+            tool_signals=tool_signals,
+            as_of=as_of,
+            remember=remember,
+        )
+        result: SearchResult = self._graph.invoke(given, context=context)["result"]
+        return result
+
+    async def asearch(
+        self,
+        query: str,
+        *,
+        k: int | None = None,
+        principal: Principal | None = None,
+        thread_id: str | None = None,
+        history: Sequence[Turn] = (),
+        tool_signals: Sequence[ToolSignal] = (),
+        filter: Filter | None = None,
+        as_of: int | datetime | None = None,
+        budget_ms: float | None = None,
+        remember: bool = True,
+    ) -> SearchResult:
+        """`search`, without blocking the event loop."""
+        context = RetrievalContext(principal, thread_id, budget_ms)
+        given = _given(
+            query=query,
+            k=k,
+            filter=filter,
+            history=history,
+            tool_signals=tool_signals,
+            as_of=as_of,
+            remember=remember,
+        )
+        output = await self._graph.ainvoke(given, context=context)
+        result: SearchResult = output["result"]
+        return result
+
+    def candidates(
+        self,
+        query: str,
+        *,
+        principal: Principal | None = None,
+        filter: Filter | None = None,
+        depth: int = 100,
+    ) -> CandidateTable:
+        """The first stage alone, with every signal of each candidate: what baselines are made of.
+
+        The same scope as a search; it is recorded as a decision, since document ids come back.
+
+        Args:
+            query: The turn.
+            principal: Who asks.
+            filter: Metadata filter.
+            depth: Candidates taken from each of the two lists.
+        """
+        rooms = self.rooms
+        request = checked_request({"query": query, "k": depth, "filter": filter}, rooms.settings.search)
+        scope = rooms.policy.authorize(principal, "search")
+        rooms.audit.append(payloads.decision(principal, scope.decision, detail={"operation": "candidates"}))
+        view = look_at(rooms, request, scope)
+        turn = read_query(rooms, request.query, view)
+        found = find_candidates(rooms, [turn], view, depth)
+        return CandidateTable(
+            rows=found.rows,
+            document_ids=[passage.document_id for passage in rooms.catalog.passages(found.rows)],
+            dense=found.dense,
+            lexical=found.lexical,
+            maxsim=maxsim_scores(rooms, turn, found.rows),
+        )
+
+    def explain(self, hit: Hit) -> Explanation:
+        """Which query tokens met which words of a hit; the same as `hit.explain()`."""
+        return explain_hit(self.rooms, hit)
+
+    # ------------------------------------------------------------ state
+
+    @property
+    def audit(self) -> AuditLog:
+        """The log of everything that happened to this index."""
+        return self.rooms.audit
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, sizes in bytes and what the index was made with."""
+        rooms = self.rooms
+        generation = rooms.catalog.generation()
+        return {
+            "path": str(self._path),
+            "access": rooms.policy.name,
+            "epoch": rooms.catalog.epoch,
+            **asdict(rooms.catalog.counts()),
+            "encoder": generation.name if generation else "",
+            "fingerprint": generation.fingerprint if generation else "",
+            "token_bytes": rooms.tokens.size_bytes(),
+            "disk_bytes": sum(file.stat().st_size for file in self._path.rglob("*") if file.is_file()),
+            "audit_events": rooms.audit.size,
+        }
+
+    def verify(self) -> list[str]:
+        """Checks the catalog, the stored vectors and the audit chain.
+
+        Returns:
+            What is wrong, in words; empty when nothing is.
+        """
+        rooms = self.rooms
+        problems = list(rooms.catalog.check())
+        problems += [f"passage row {row}: its token vectors are damaged" for row in rooms.tokens.verify()]
+        live = np.flatnonzero(rooms.catalog.live())
+        held = {"vectors": rooms.vectors.rows(), "tokens": rooms.tokens.rows(), "lexical": rooms.lexical.rows()}
+        for name, rows in held.items():
+            if missing := len(np.setdiff1d(live, rows)):
+                problems.append(f"{name}: {missing} live passages are missing; reopen the index to mend it")
+        problems += [str(problem) for problem in rooms.audit.verify().problems]
+        return problems
+
+    @cached_property
+    def _graph(self) -> Any:
+        # checkpointer=False: also inside somebody's agent, nothing of a search is written to a checkpoint.
+        return build_graph(self).compile(checkpointer=False)
+
+
+def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
+    def record(documents: Sequence[tuple[str, int, str]], report: AddReport) -> None:
+        generation = catalog.generation()
+        audit.append(
+            payloads.ingest(
+                None,
+                documents=documents,
+                report=report,
+                generation=generation.fingerprint if generation else "",
+                index_epoch=catalog.epoch + 1,
+            )
+        )
+
+    return record
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    if isinstance(ids, str) or not all(isinstance(name, str) and name for name in ids):
+        raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
+    return list(ids)
+
+
+def _agreed_policy(catalog: Catalog, access: Access | None) -> Policy:
+    """The policy the index was created with; what is asked for must be the same."""
+    recorded = catalog.get_meta("access")
+    policy = open_policy(access if access is not None else _by_name(recorded or "open"))
+    if recorded is None:
+        catalog.set_meta("access", policy.name)
+    elif policy.name != recorded:
+        raise InputError(
+            f"is {policy.name!r}, and this index was created with {recorded!r}",
+            field="access",
+            remedy="Leave access out, or ingest into a new index: who may read is fixed when an index is made.",
+        )
+    return policy
+
+
+def _by_name(name: str) -> Literal["open", "acl"]:
+    if name == "open":
+        return "open"
+    if name == "acl":
+        return "acl"
+    raise ConfigError(
+        f"this index was created with the policy {name!r}", setting="access", remedy="Pass that policy as access=."
+    )
+
+
+def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Encoder:
+    """The encoder whose vectors the index holds; any other is refused by its fingerprint."""
+    generation = catalog.generation()
+    if spec is None and generation is not None:
+        spec = generation.name
+    encoder = open_encoder(spec)
+    if generation is None:
+        catalog.add_generation(
+            fingerprint=encoder.fingerprint,
+            name=encoder.name,
+            dense_dim=encoder.dense_dim,
+            token_dim=encoder.token_dim,
+        )
+    elif generation.fingerprint != encoder.fingerprint:
+        raise IntegrityError(
+            f"This index holds vectors of {generation.name} ({generation.fingerprint[:12]}), and the encoder given "
+            f"is {encoder.name} ({encoder.fingerprint[:12]}); vectors of two encoders never meet.",
+            remedy="Open it with the encoder it was made with, or ingest into a new index.",
+        )
+    return encoder

@@ -1,0 +1,1 @@
+"""Drop-in classes for langchain: thin translators."""
