@@ -46,6 +46,12 @@ class IngestSettings(_Section):
     max_file_bytes: int = Field(
         200_000_000, ge=1, description="Larger files are refused, in bytes (JSONL streams are not)."
     )
+    parse_timeout_s: float = Field(
+        120.0, gt=0, description="Seconds after which parsing one HTML or PDF file is given up."
+    )
+    parse_memory_bytes: int = Field(
+        2 << 30, ge=256 << 20, description="Memory that parsing one HTML or PDF file may take, in bytes."
+    )
 
 
 class SearchSettings(_Section):
