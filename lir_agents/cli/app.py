@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -108,7 +108,7 @@ def ingest(
     """
     from lir_agents.cli import ingest as command
 
-    chosen = access.value if access else None
+    chosen: Literal["open", "acl"] | None = None if access is None else "acl" if access is Access.ACL else "open"
     raise typer.Exit(command.run(paths, index, access=chosen, acl=acl, encoder=encoder, as_json=as_json))
 
 

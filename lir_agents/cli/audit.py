@@ -34,8 +34,8 @@ def log(index_dir: Path, number: int, *, as_json: bool) -> int:
         console.emit_json([_event_json(event) for event in newest])
         return console.DONE
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("event", "time (UTC)", "kind", "principal", "what"):
-        table.add_column(column, no_wrap=column != "what")
+    for column, width in (("event", 32), ("time (UTC)", 19), ("kind", 9), ("principal", 9)):
+        table.add_column(column, min_width=width, overflow="fold")
     for event in newest:
         what = ", ".join(
             f"{key}={value}" for key, value in event.payload.items() if not isinstance(value, dict | list)
@@ -92,8 +92,9 @@ def export(index_dir: Path) -> int:
 
 def _open(index_dir: Path) -> AuditLog:
     from lir_agents.audit.log import AuditLog
+    from lir_agents.stores.layout import IndexLayout
 
-    file = index_dir / "audit.sqlite"
+    file = IndexLayout(index_dir).audit
     if not file.is_file():
         raise InputError(f"{index_dir} holds no audit log", field="index", remedy="Name an index directory.")
     return AuditLog.open(file, read_only=True)

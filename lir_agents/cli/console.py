@@ -6,9 +6,9 @@ import json
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -20,7 +20,7 @@ __all__ = [
     "FAILED",
     "REFUSED",
     "USAGE",
-    "counted",
+    "committed",
     "emit_json",
     "err",
     "out",
@@ -32,8 +32,6 @@ __all__ = [
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 _LINE_EVERY_S = 5.0
 """Seconds between progress lines where there is no terminal."""
-
-T = TypeVar("T")
 
 
 def out() -> Console:
@@ -132,8 +130,13 @@ def _lines(console: Console, label: str, unit: str, total: int | None) -> Iterat
     console.print(f"{label}: {count:,} {unit} in {time.monotonic() - start:.1f} s", soft_wrap=True)
 
 
-def counted(items: Iterable[T], advance: Callable[[int], None]) -> Iterator[T]:
-    """Passes items on and counts each when the next one is asked for."""
-    for item in items:
-        yield item
-        advance(1)
+def committed(advance: Callable[[int], None]) -> Callable[[int, int], None]:
+    """A progress of `LateInteractionIndex.add`, which counts from the start, as steps of `progress`."""
+    done = 0
+
+    def report(documents: int, _passages: int) -> None:
+        nonlocal done
+        advance(documents - done)
+        done = documents
+
+    return report

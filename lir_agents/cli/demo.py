@@ -16,6 +16,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from lir_agents.cli import console, render
+from lir_agents.config import IngestSettings, Settings
 from lir_agents.types import ToolBinding, ToolSignal
 
 if TYPE_CHECKING:
@@ -41,22 +42,22 @@ class Step:
 
 STEPS = (
     Step(
-        "How do I make sure a file gets closed when something goes wrong?",
+        "Which statement closes a file for me, even after an exception?",
         "A first question, alone: late interaction, dense and lexical evidence are fused, and each part is kept.",
     ),
     Step(
-        "And how do I do that for several of them?",
+        "And if there are several of them?",
         "By itself this turn says nothing. The thread remembers what it is about; nothing is pasted into a prompt.",
     ),
     Step(
-        "How do I wait for several tasks, but not forever?",
-        "A new topic, and the agent looks at what runs here first. The tool's answer speaks of a module, a binding "
+        "How do I limit how many tasks use a resource at the same time?",
+        "A new topic, and the agent looks at what runs here first. The tool's answer names a module, a binding "
         "says which documents that means, and their scores are lifted by a part of their own.",
         tool=True,
     ),
     Step(
-        "How do I cancel the ones that are left?",
-        "The thread still knows the tasks and what the tool said.",
+        "And how do I give up after a few seconds?",
+        "The thread still knows what is waited for, and what the tool said.",
     ),
 )
 BINDINGS = (ToolBinding("running_python", "module", "module", mode="boost"),)
@@ -68,14 +69,16 @@ def run(index_dir: Path | None, *, pause: bool) -> int:
 
     screen = console.out()
     directory = index_dir or Path(tempfile.mkdtemp(prefix="lir-demo-")) / "python.lir"
-    with LateInteractionIndex.open(directory, bindings=BINDINGS) as index:
+    settings = Settings(ingest=IngestSettings(batch_documents=64))  # small batches, so that the bar moves
+    with LateInteractionIndex.open(directory, settings=settings, bindings=BINDINGS) as index:
         _index(index, screen)
         thread = f"{_THREAD}-{time.time_ns()}"  # a conversation of its own, also on an index that had one
+        events: list[str] = []
         for number, step in enumerate(STEPS, start=1):
-            _turn(index, screen, number, step, thread)
+            events.append(_turn(index, screen, number, step, thread))
             if pause and sys.stdin.isatty() and screen.is_terminal:
                 screen.input(Text("  Enter goes on ", style="dim"))
-        ok = _proof(index, screen)
+        ok = _proof(index, screen, events)
     screen.print(Text.assemble(("\nLook around: ", "bold"), f'lir search "…" --index {directory} --explain'))
     return console.DONE if ok else console.FAILED
 
@@ -86,7 +89,7 @@ def _index(index: LateInteractionIndex, screen: Console) -> None:
     documents = list(demo_documents())
     start = time.monotonic()
     with console.progress("indexing", unit="documents", total=len(documents)) as advance:
-        report = index.add(console.counted(documents, advance))
+        report = index.add(documents, progress=console.committed(advance))
     added = (
         f"{report.added:,} documents of the Python reference and standard library"
         if report.added
@@ -95,7 +98,8 @@ def _index(index: LateInteractionIndex, screen: Console) -> None:
     screen.print(Text(f"Indexed {added} in {time.monotonic() - start:.0f} s.", style="dim"))
 
 
-def _turn(index: LateInteractionIndex, screen: Console, number: int, step: Step, thread: str) -> None:
+def _turn(index: LateInteractionIndex, screen: Console, number: int, step: Step, thread: str) -> str:
+    """Asks once in the light of thread and tool, and once without them to show the difference. Gives the event."""
     screen.print()
     screen.print(Rule(Text(f"turn {number} of {len(STEPS)}"), align="left", style="dim"))
     screen.print(Text.assemble(("you    ", "bold cyan"), (step.question, "bold")))
@@ -109,7 +113,10 @@ def _turn(index: LateInteractionIndex, screen: Console, number: int, step: Step,
     if result:
         screen.print(_met(result))
     screen.print(render.result_footer(result))
-    screen.print(Text(step.lesson, style="italic dim"))
+    same = [hit.passage_id for hit in result] == [hit.passage_id for hit in alone]
+    lesson = step.lesson if number == 1 or not same else "Memory and tools left this ranking as it was."
+    screen.print(Text(lesson, style="italic dim"))
+    return result.event_id
 
 
 def _call_tool(screen: Console) -> ToolSignal:
@@ -146,13 +153,14 @@ def _met(result: SearchResult) -> Text:
     return met
 
 
-def _proof(index: LateInteractionIndex, screen: Console) -> bool:
+def _proof(index: LateInteractionIndex, screen: Console, event_ids: Sequence[str]) -> bool:
+    """The events of the conversation, and the whole log recomputed from its rows."""
     screen.print()
     screen.print(Rule(Text("the audit log"), align="left", style="dim"))
-    report = index.audit.verify()
-    events: Sequence[Any] = index.audit.events(kind="retrieval")
-    for event in events[-len(STEPS) :]:
+    for event_id in event_ids:
+        event = index.audit.get(event_id)
         screen.print(Text(f"{event.time[:19]}  {event.kind}  {event.event_id}", style="dim"))
+    report = index.audit.verify()
     verdict = (
         Text(f"✔ {report.size} events, each provably as it was recorded · root {report.root[:16]}…", style="green")
         if report.ok

@@ -15,23 +15,20 @@ from lir_agents.types import Document
 
 __all__ = ["MODULES", "demo_documents", "language_reference", "module_docstrings"]
 
-_UMBRELLAS = {"compound", "specialnames"}
-"""Topics that repeat the smaller ones in full."""
+_LEFT_OUT = {"compound", "specialnames", "debugger"}
+"""Topics that repeat the smaller ones in full, and one that is a manual of its own."""
 
 _SHORTEST = 60
 """Docstrings below this many characters say nothing that the name does not."""
 
 MODULES = (
-    *("argparse", "ast", "asyncio.events", "asyncio.locks", "asyncio.queues", "asyncio.runners"),
-    *("asyncio.streams", "asyncio.subprocess", "asyncio.taskgroups", "asyncio.tasks", "asyncio.timeouts"),
-    *("base64", "bisect", "calendar", "collections", "concurrent.futures._base", "concurrent.futures.process"),
-    *("concurrent.futures.thread", "configparser", "contextlib", "contextvars", "copy", "csv", "dataclasses"),
-    *("difflib", "enum", "filecmp", "fnmatch", "fractions", "functools", "getpass", "glob", "gzip", "hashlib"),
-    *("heapq", "hmac", "html", "http.client", "inspect", "io", "ipaddress", "json", "linecache", "logging"),
-    *("logging.handlers", "mimetypes", "os", "pathlib", "pickle", "pprint", "queue", "random", "reprlib"),
-    *("sched", "secrets", "selectors", "shelve", "shlex", "shutil", "signal", "socket", "statistics", "string"),
-    *("subprocess", "tempfile", "textwrap", "threading", "timeit", "tomllib", "traceback", "types", "typing"),
-    *("unittest.case", "urllib.parse", "uuid", "warnings", "weakref", "zipfile", "zoneinfo._zoneinfo"),
+    *("argparse", "asyncio.locks", "asyncio.queues", "asyncio.runners", "asyncio.streams", "asyncio.taskgroups"),
+    *("asyncio.tasks", "asyncio.timeouts", "bisect", "collections", "concurrent.futures._base"),
+    *("concurrent.futures.process", "concurrent.futures.thread", "contextlib", "copy", "csv", "dataclasses"),
+    *("difflib", "enum", "fnmatch", "functools", "glob", "gzip", "heapq", "io", "json", "logging"),
+    *("logging.handlers", "os", "pathlib", "pprint", "queue", "random", "sched", "secrets", "selectors"),
+    *("shelve", "shlex", "shutil", "signal", "socket", "statistics", "string", "subprocess", "tempfile"),
+    *("textwrap", "threading", "timeit", "traceback", "typing", "urllib.parse", "uuid", "weakref", "zipfile"),
 )
 """Modules that are read; one that this Python lacks is passed over."""
 
@@ -48,7 +45,7 @@ def language_reference() -> Iterator[Document]:
     from pydoc_data.topics import topics
 
     for name, text in sorted(topics.items()):
-        if name not in _UMBRELLAS and len(text) >= _SHORTEST:
+        if name not in _LEFT_OUT and len(text) >= _SHORTEST:
             title, _, body = text.strip().partition("\n")
             yield Document(
                 body.lstrip("*=-\n"),
@@ -108,12 +105,12 @@ def _title(name: str, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDe
 
 
 def _describe(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
-    """A function's docstring; a class's, and what each of its public methods says of itself."""
+    """A function's docstring; a class's, and how each of its public methods introduces itself."""
     text = ast.get_docstring(node) or ""
     if not isinstance(node, ast.ClassDef):
         return text
     methods = [
-        f"{method.name}({ast.unparse(method.args)}): {cleandoc(docstring)}"
+        f"{method.name}({ast.unparse(method.args)}): {cleandoc(docstring).split(chr(10) * 2)[0]}"
         for method in node.body
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name[0] != "_"
         if (docstring := ast.get_docstring(method))

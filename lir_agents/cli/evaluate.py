@@ -49,12 +49,19 @@ def run(plan: Plan, index_dir: Path | None, *, json_file: str | None) -> int:
     if json_file == "-":
         console.emit_json(experiment.to_json())
         return console.DONE
-    from lir_agents.cli.scoreboard import scoreboard
-
-    console.out().print(scoreboard(experiment, BASELINES))
+    _print_table(experiment, BASELINES)
     if json_file is not None:
         _write(Path(json_file), experiment)
     return console.DONE
+
+
+def _print_table(experiment: Experiment, baselines: tuple[str, ...]) -> None:
+    from lir_agents.cli.scoreboard import WIDTH, scoreboard
+
+    screen = console.out()
+    if not screen.is_terminal:  # a file or a pipe is as wide as it needs to be
+        screen.width = max(screen.width, WIDTH)
+    screen.print(scoreboard(experiment, baselines, width=screen.width))
 
 
 @contextmanager
@@ -70,37 +77,43 @@ def _measure(plan: Plan, systems: list[str], dataset: Dataset, directory: Path) 
     from lir_agents.engine import LateInteractionIndex
     from lir_agents.evaluation import Situation, bind_systems, evaluate
 
-    governed = dataset.governed and plan.access
-    access = "acl" if governed else "open"
-    with LateInteractionIndex.open(directory, access=access, bindings=dataset.bindings) as index:
-        _fill(index, dataset, acl=governed)
-        situation = Situation(memory=plan.memory, tools=plan.tools, principal=_asker(governed))
+    with LateInteractionIndex.open(
+        directory, access="acl" if dataset.governed else "open", bindings=dataset.bindings
+    ) as index:
+        _fill(index, dataset)
+        situation = Situation(memory=plan.memory, tools=plan.tools, principal=_asker(dataset, plan.access))
         total = len(systems) * len(dataset.queries)
         with console.progress("asking", unit="queries", total=total) as advance:
             return evaluate(
                 dataset,
                 bind_systems(index, systems, situation=situation),
-                passages=index.stats().passages,
+                passages=index.stats()["live_passages"],
                 switches=_switches(plan),
                 advance=lambda _: advance(1),
             )
 
 
-def _asker(governed: bool) -> Callable[[EvalQuery], Principal | None]:
-    return (lambda query: query.principal) if governed else (lambda query: None)
+def _asker(dataset: Dataset, access: bool) -> Callable[[EvalQuery], Principal | None]:
+    """Who asks a query; with access off, somebody who holds every grant that any document names."""
+    from lir_agents.types import Principal
+
+    if access or not dataset.governed:
+        return lambda query: query.principal
+    everybody = Principal("lir eval", groups=sorted(frozenset().union(*dataset.acls.values())))
+    return lambda query: everybody
 
 
 def _switches(plan: Plan) -> dict[str, str]:
     return {name: "on" if getattr(plan, name) else "off" for name in ("memory", "tools", "access")}
 
 
-def _fill(index: LateInteractionIndex, dataset: Dataset, *, acl: bool) -> None:
+def _fill(index: LateInteractionIndex, dataset: Dataset) -> None:
     """Adds the corpus unless the index already holds as many documents as the corpus has texts."""
-    with_text = sum(1 for document in dataset.documents(acl=acl) if document.text.strip())
-    if index.stats().documents >= with_text:
+    with_text = sum(1 for document in dataset.documents() if document.text.strip())
+    if index.stats()["documents"] >= with_text:
         return
     with console.progress("indexing", unit="documents", total=with_text) as advance:
-        report = index.add(console.counted(dataset.documents(acl=acl), advance))
+        report = index.add(dataset.documents(), progress=console.committed(advance))
     if report.failed:
         first = report.failed[0]
         note = f"note: {len(report.failed)} documents were left out; {first.id}: {first.reason}"

@@ -21,9 +21,9 @@ __all__ = ["breakdown_bar", "hit_panel", "longest", "match_table", "result_foote
 
 _COLOURS = {"maxsim": "cyan", "dense": "blue", "lexical": "green", "context": "magenta"}
 _OTHER_COLOURS = ("yellow", "bright_red", "bright_cyan")
-_BAR = 36
+_BAR = 60
 """Width of the longest bar, in characters."""
-_SNIPPET = 420
+_SNIPPET = 320
 """Characters of a passage that are shown."""
 _SPEAKING = 0.5
 """Matches of at least this similarity are marked in the text."""
@@ -41,15 +41,14 @@ def longest(hits: Iterable[Hit]) -> float:
 
 
 def breakdown_bar(breakdown: Mapping[str, float], *, full: float) -> Text:
-    """A stacked bar of what lifts the score, and a legend that also names what lowers it."""
-    bar, legend = Text(), Text()
+    """A stacked bar of what lifts the score, and below it a legend that also names what lowers it."""
+    bar, legend = Text(), []
     for part, value in breakdown.items():
         cells = round(_BAR * max(value, 0.0) / full) if full > 0 else 0
         bar.append("█" * cells, style=colour(part, breakdown))
-        legend.append(f"  {printable(part)} ", style="dim")
-        legend.append(f"{value:+.2f}", style=colour(part, breakdown))
-    bar.pad_right(max(0, _BAR - len(bar)))
-    return bar.append_text(legend)
+        tint = colour(part, breakdown)
+        legend.append(Text.assemble((f"{_one_line(part)} ", "dim"), (f"{value:+.2f}", tint)))
+    return Text("\n").join([bar, Text("  ").join(legend)])
 
 
 def snippet(text: str, marks: Iterable[tuple[int, int]] = (), *, width: int = _SNIPPET) -> Text:

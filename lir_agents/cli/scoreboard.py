@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["scoreboard"]
 
 _SHOWN = ("nDCG@10", "Recall@5", "Recall@10", "Recall@100", "MRR@10")
+_SHOWN_NARROW = ("nDCG@10", "Recall@10", "MRR@10")
+WIDTH = 112
+"""Columns of text that the whole table takes; narrower screens get fewer metrics, never squeezed ones."""
 _SURE = 0.05
 """Differences with a p-value below this are marked."""
 
 
-def scoreboard(experiment: Experiment, baselines: tuple[str, ...]) -> Table:
+def scoreboard(experiment: Experiment, baselines: tuple[str, ...], *, width: int = WIDTH) -> Table:
     """One row a system; the best value of each metric is bold.
 
     The last column holds the difference in nDCG@10 to the best of `baselines` that was run, with ▲ or ▼ where
     the paired randomisation test finds it hardly luck (p < .05).
     """
     best = experiment.best_of(baselines)
+    shown, percents = (_SHOWN, ("p50", "p95")) if width >= WIDTH else (_SHOWN_NARROW, ("p50",))
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{printable(experiment.dataset)} · {printable(experiment.split)} · {experiment.queries:,} queries · "
@@ -36,23 +40,24 @@ def scoreboard(experiment: Experiment, baselines: tuple[str, ...]) -> Table:
         caption="▲ ▼ better or worse than the best baseline at p < .05, paired randomisation test",
         caption_justify="left",
     )
-    table.add_column("system")
-    for name in (*_SHOWN, "leaks", "p50 ms", "p95 ms"):
-        table.add_column(name, justify="right")
-    table.add_column(f"against {best}" if best else "", justify="right")
-    top = {metric: max(result.metrics[metric] for result in experiment.systems.values()) for metric in _SHOWN}
+    table.add_column("system", no_wrap=True)
+    for name in (*shown, "leaks", *(f"{percent} ms" for percent in percents)):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(f"against {best}" if best else "", justify="right", no_wrap=True)
+    top = {metric: max(result.metrics[metric] for result in experiment.systems.values()) for metric in shown}
     for name, result in experiment.systems.items():
-        table.add_row(printable(name), *_cells(result, top), _difference(experiment, name, best))
+        table.add_row(printable(name), *_cells(result, top, percents), _difference(experiment, name, best))
     return table
 
 
-def _cells(result: SystemResult, top: dict[str, float]) -> list[Text]:
+def _cells(result: SystemResult, top: dict[str, float], percents: tuple[str, ...]) -> list[Text]:
     metrics, latency = result.metrics, result.latency_ms()
     cells = [
-        Text(f"{metrics[metric]:.4f}", style="bold" if metrics[metric] == top[metric] else "") for metric in _SHOWN
+        Text(f"{metrics[metric]:.4f}", style="bold" if metrics[metric] == best else "")
+        for metric, best in top.items()
     ]
     cells.append(Text(str(result.leaks), style="bold red" if result.leaks else ""))
-    return cells + [Text(f"{latency[percent]:.1f}") for percent in ("p50", "p95")]
+    return cells + [Text(f"{latency[percent]:.1f}") for percent in percents]
 
 
 def _difference(experiment: Experiment, name: str, best: str | None) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lir_agents.cli import console
 from lir_agents.cli.console import printable
+from lir_agents.errors import IntegrityError
 
 __all__ = ["Finding", "doctor", "stats"]
 
@@ -32,14 +33,13 @@ def stats(index_dir: Path, *, as_json: bool) -> int:
     from lir_agents.engine import LateInteractionIndex
 
     with LateInteractionIndex.open(index_dir, create=False) as index:
-        found = index.stats()
-    values: Mapping[str, Any] = asdict(found) if is_dataclass(found) else dict(found)
+        values = index.stats()
     if as_json:
         console.emit_json(values)
         return console.DONE
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     for name, value in values.items():
-        table.add_row(Text(name.replace("_", " "), style="bold"), Text(_readable(name, value)))
+        table.add_row(Text(name.replace("_", " "), style="bold"), Text(_readable(name, value), overflow="fold"))
     console.out().print(table)
     return console.DONE
 
@@ -104,4 +104,8 @@ def _index(index_dir: Path) -> str:
     from lir_agents.engine import LateInteractionIndex
 
     with LateInteractionIndex.open(index_dir, create=False) as index:
-        return str(index.verify())
+        problems = index.verify()
+        if problems:
+            raise IntegrityError("; ".join(map(str, problems)))
+        counts = index.stats()
+    return f"{counts['documents']:,} documents, {counts['live_passages']:,} passages, nothing wrong"

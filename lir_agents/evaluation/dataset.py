@@ -108,7 +108,7 @@ def _query(value: Mapping[str, Any]) -> EvalQuery:
     return query
 
 
-def _document(value: Mapping[str, Any], *, acl: bool) -> Document:
+def _document(value: Mapping[str, Any]) -> Document:
     meta = {key: item for key, item in (value.get("metadata") or {}).items() if item is not None}
     readers = meta.pop("acl", None)
     return Document(
@@ -116,7 +116,7 @@ def _document(value: Mapping[str, Any], *, acl: bool) -> Document:
         id=value["_id"],
         title=value.get("title") or "",
         source_uri=str(meta.get("url", "")),
-        acl=readers if acl else None,
+        acl=readers,
         metadata=meta,
     )
 
@@ -184,13 +184,13 @@ class Dataset:
         """Whether queries name who asks."""
         return any(query.principals is not None for query in self.queries)
 
-    def documents(self, *, acl: bool = True) -> Iterator[Document]:
-        """Streams the corpus; with `acl=False`, without access lists.
+    def documents(self) -> Iterator[Document]:
+        """Streams the corpus.
 
         Raises:
             InputError: A line of the corpus is damaged.
         """
-        return _parse(self.path / "corpus.jsonl", lambda value: _document(value, acl=acl))
+        return _parse(self.path / "corpus.jsonl", _document)
 
     def limit(self, queries: int | None) -> Dataset:
         """The same dataset with its first `queries` queries (None: all); the corpus stays whole."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,9 @@ from lir_agents.errors import InputError
 from lir_agents.evaluation.experiment import Ranking, System
 
 if TYPE_CHECKING:
+    from lir_agents.engine import CandidateTable, LateInteractionIndex
     from lir_agents.evaluation.dataset import EvalQuery
-    from lir_agents.types import Filter, Principal, SearchResult, ToolSignal, Turn
+    from lir_agents.types import Principal
 
 __all__ = ["BASELINES", "SYSTEMS", "Situation", "bind_systems", "check_systems", "fuse_ranks"]
 
@@ -36,35 +37,6 @@ SYSTEMS = (*BASELINES, "lir")
 _RRF_K = 60
 _PASSAGES = 200
 """Passages asked of `lir`: both first-stage lists together, enough for Recall@100 over documents."""
-
-
-class CandidateTable(Protocol):
-    """The first stage's union of candidates with every score of each; arrays of equal length n."""
-
-    rows: NDArray[np.int64]
-    document_ids: Sequence[str]
-    dense: NDArray[np.float32]
-    lexical: NDArray[np.float32]
-    maxsim: NDArray[np.float32]
-
-
-class Searchable(Protocol):
-    """The part of `LateInteractionIndex` that an evaluation needs."""
-
-    def candidates(
-        self, query: str, *, principal: Principal | None, filter: Filter | None, depth: int
-    ) -> CandidateTable: ...
-
-    def search(
-        self,
-        query: str,
-        *,
-        k: int,
-        principal: Principal | None,
-        history: Sequence[Turn],
-        tool_signals: Sequence[ToolSignal],
-        filter: Filter | None,
-    ) -> SearchResult: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +105,7 @@ _ORDERS: Mapping[str, Callable[[CandidateTable, int], NDArray[np.int64]]] = {
 }
 
 
-def _baseline(index: Searchable, name: str, situation: Situation, depth: int) -> System:
+def _baseline(index: LateInteractionIndex, name: str, situation: Situation, depth: int) -> System:
     order = _ORDERS[name]
     # A list of its own goes as deep as the joined ones together, so that no system is short of candidates.
     depth = 2 * depth if name in ("bm25", "dense") else depth
@@ -149,7 +121,7 @@ def _baseline(index: Searchable, name: str, situation: Situation, depth: int) ->
     return system
 
 
-def _product(index: Searchable, situation: Situation) -> System:
+def _product(index: LateInteractionIndex, situation: Situation) -> System:
     def system(query: EvalQuery) -> Ranking:
         result = index.search(
             query.text,
@@ -185,12 +157,12 @@ def check_systems(names: Sequence[str]) -> list[str]:
 
 
 def bind_systems(
-    index: Searchable, names: Sequence[str], *, situation: Situation | None = None, depth: int = 100
+    index: LateInteractionIndex, names: Sequence[str], *, situation: Situation | None = None, depth: int = 100
 ) -> dict[str, System]:
     """Ties systems to an open index.
 
     Args:
-        index: An open `LateInteractionIndex`.
+        index: An open index.
         names: Of `SYSTEMS`.
         situation: Which parts of a query's situation count; all by default.
         depth: Passages taken from each first-stage list for `hybrid` and `maxsim`; `bm25` and `dense` alone

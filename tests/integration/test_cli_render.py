@@ -91,12 +91,12 @@ def test_a_snippet_shows_the_marked_word_in_bold(words: list[str], at: int) -> N
     shown_text = render.snippet(text, [(start, start + len(words[chosen]))])
     bold = [shown_text.plain[span.start : span.end] for span in shown_text.spans if "bold" in str(span.style)]
     assert bold == ["".join(printable(char) for char in words[chosen])]
-    assert len(shown_text.plain) <= 420 + 40
+    assert len(shown_text.plain) <= 320 + 40
 
 
 def test_a_bar_is_as_long_as_its_part_of_the_best() -> None:
     bar = render.breakdown_bar({"maxsim": 0.5, "dense": 0.25, "lexical": -0.2}, full=1.0).plain
-    assert bar.count("█") == 27
+    assert bar.count("█") == 45
     for piece in ("maxsim +0.50", "dense +0.25", "lexical -0.20"):
         assert piece in bar
     assert "█" not in render.breakdown_bar({"maxsim": 0.0}, full=0.0).plain

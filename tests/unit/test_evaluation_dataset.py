@@ -74,13 +74,13 @@ def test_judged_and_denied_queries_are_asked_and_no_others(tmp_path: Path) -> No
     assert [query.id for query in dataset.limit(1).queries] == ["q1"]
 
 
-def test_documents_stream_with_and_without_their_readers(tmp_path: Path) -> None:
+def test_documents_stream_with_their_readers(tmp_path: Path) -> None:
     dataset = Dataset.load(write(tmp_path / "tiny"))
     first, second = dataset.documents()
     assert (first.id, first.title, first.text, first.source_uri) == ("d1", "One", "first", "https://e.org/1")
     assert first.acl == ("user:a",)
     assert second.metadata == {}
-    assert all(document.acl is None for document in dataset.documents(acl=False))
+    assert second.acl == ("group:x",)
 
 
 def test_a_plain_beir_folder_needs_no_dataset_json(tmp_path: Path) -> None:

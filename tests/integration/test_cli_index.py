@@ -1,0 +1,355 @@
+"""The commands on a real index on disk: what they print, what they write, how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from lir_agents.cli import main
+
+TEXTS = {
+    "leave.md": "---\nlang: en\n---\n# Leave\n\nEverybody has thirty days of leave a year.\n",
+    "canteen.txt": "The canteen opens at noon and serves soup.",
+    "sub/parking.txt": "Park your bicycle behind the house, never in front of it.",
+}
+Lir = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli") / "docs"
+    for name, text in TEXTS.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def lir(capsys: pytest.CaptureFixture[str]) -> Lir:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return int(end.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path) -> Path:
+    directory = folder.parent / "notes.lir"
+    with pytest.raises(SystemExit) as end:
+        main(["ingest", str(folder), "--index", str(directory)])
+    assert not end.value.code
+    return directory
+
+
+@pytest.fixture(scope="module")
+def governed(folder: Path) -> Path:
+    directory = folder.parent / "firm.lir"
+    with pytest.raises(SystemExit) as end:
+        main(["ingest", str(folder / "leave.md"), "--index", str(directory), "--acl", "user:alice,group:hr"])
+    assert not end.value.code
+    return directory
+
+
+# ---------------------------------------------------------------- ingest
+
+
+def test_ingest_reports_what_it_did_and_a_second_time_costs_nothing(lir: Lir, folder: Path, tmp_path: Path) -> None:
+    code, shown, _ = lir("ingest", folder, "--index", tmp_path / "i", "--json")
+    first = json.loads(shown)
+    assert (code, first["added"], first["failed"], first["passages"]) == (0, 3, [], 3)
+    code, shown, _ = lir("ingest", folder, "--index", tmp_path / "i", "--json")
+    again = json.loads(shown)
+    assert (again["added"], again["unchanged"], again["passages"]) == (0, 3, 0)
+
+
+def test_a_bad_file_is_named_and_stops_nothing(lir: Lir, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/good.txt").write_text("A good text.")
+    (tmp_path / "docs/bad.txt").write_bytes(b"caf\xe9 and more")
+    (tmp_path / "docs/picture.png").write_bytes(b"\x89PNG")
+    code, shown, err = lir("ingest", tmp_path / "docs", "--index", tmp_path / "i")
+    assert code == 1
+    assert "1 added" in shown
+    assert "bad.txt" in shown
+    assert "picture.png" in shown
+    assert "Traceback" not in err
+    code, shown, _ = lir("ingest", tmp_path / "docs", "--index", tmp_path / "i", "--json")
+    report = json.loads(shown)
+    assert code == 1
+    assert [failure["id"] for failure in report["failed"]] == ["bad.txt"]
+    assert [skip["id"] for skip in report["skipped"]] == ["picture.png"]
+
+
+def test_nothing_to_read_makes_no_index(lir: Lir, tmp_path: Path) -> None:
+    code, shown, err = lir("ingest", tmp_path / "absent", "--index", tmp_path / "i")
+    assert (code, shown) == (2, "")
+    assert "absent does not exist" in err
+    assert not (tmp_path / "i").exists()
+
+
+def test_progress_is_plain_lines_on_standard_error(lir: Lir, folder: Path, tmp_path: Path) -> None:
+    _, shown, err = lir("ingest", folder, "--index", tmp_path / "i", "--json")
+    json.loads(shown)
+    assert "indexing: 3 documents" in err
+    assert "\x1b" not in err
+
+
+# ---------------------------------------------------------------- search
+
+
+def test_search_json_is_one_document_with_the_whole_result(lir: Lir, index: Path) -> None:
+    code, shown, err = lir(
+        "search", "how many days off do I get?", "--index", index, "-k", 2, "--explain", "--json"
+    )
+    assert (code, err) == (0, "")
+    found = json.loads(shown)
+    best = found["hits"][0]
+    assert len(found["hits"]) == 2
+    assert (best["rank"], best["document_id"], best["version"]) == (1, "leave.md", 1)
+    assert sum(best["breakdown"].values()) == pytest.approx(best["score"])
+    assert found["coverage"]["full"] is True
+    assert found["event_id"]
+    days = next(match for match in best["explanation"] if match["query_token"] == "days")
+    assert best["text"][days["start"] : days["end"]] == "days"
+
+
+def test_search_shows_panels_bars_and_words(lir: Lir, index: Path) -> None:
+    code, shown, _ = lir("search", "how many days off do I get?", "--index", index, "--explain")
+    assert code == 0
+    for piece in ("Leave", "maxsim", "dense", "lexical", "█", "query token", "days", "event "):
+        assert piece in shown
+    assert shown.index("thirty days") < shown.index("soup")
+
+
+def test_a_filter_scopes_the_search(lir: Lir, index: Path) -> None:
+    code, shown, _ = lir("search", "soup at noon", "--index", index, "--filter", '{"lang": "en"}', "--json")
+    assert (code, [hit["document_id"] for hit in json.loads(shown)["hits"]]) == (0, ["leave.md"])
+
+
+@pytest.mark.parametrize("query", ["", "   "])
+def test_an_empty_query_is_wrong_usage(lir: Lir, index: Path, query: str) -> None:
+    code, shown, err = lir("search", query, "--index", index, "--json")
+    assert (code, shown) == (2, "")
+    assert "query" in err
+
+
+def test_who_asks_decides_what_surfaces(lir: Lir, governed: Path) -> None:
+    asked = ("search", "days of leave", "--index", governed, "--json", "--as")
+    assert len(json.loads(lir(*asked, "bob,group:hr")[1])["hits"]) == 1
+    assert len(json.loads(lir(*asked, "user:alice")[1])["hits"]) == 1
+    assert json.loads(lir(*asked, "bob,group:sales")[1])["hits"] == []
+
+
+def test_a_refusal_by_policy_ends_with_3(lir: Lir, governed: Path) -> None:
+    code, shown, err = lir("search", "days of leave", "--index", governed, "--json")
+    assert (code, shown) == (3, "")
+    assert err.startswith("lir: ")
+
+
+def test_no_index_is_an_error_and_none_is_made(lir: Lir, tmp_path: Path) -> None:
+    code, shown, err = lir("search", "anything", "--index", tmp_path / "i")
+    assert (code, shown) == (2, "")
+    assert "holds no index" in err
+    assert not (tmp_path / "i").exists()
+
+
+# ---------------------------------------------------------------- stats, doctor, audit
+
+
+def test_stats_count(lir: Lir, index: Path) -> None:
+    code, shown, _ = lir("stats", "--index", index, "--json")
+    found = json.loads(shown)
+    assert (code, found["documents"], found["live_passages"], found["access"]) == (0, 3, 3, "open")
+    assert "live passages" in lir("stats", "--index", index)[1]
+
+
+def test_doctor_finds_nothing_wrong(lir: Lir, index: Path) -> None:
+    code, shown, _ = lir("doctor", "--index", index, "--json")
+    found = json.loads(shown)
+    assert code == 0
+    assert found["ok"]
+    assert [check["check"] for check in found["checks"]] == ["python", "libraries", "bundled encoder", "index"]
+
+
+def test_doctor_names_a_damaged_index(lir: Lir, tmp_path: Path) -> None:
+    (tmp_path / "i").mkdir()
+    (tmp_path / "i/catalog.sqlite").write_bytes(b"not a database" * 100)
+    code, shown, _ = lir("doctor", "--index", tmp_path / "i")
+    assert code == 1
+    assert "✘ index" in shown
+
+
+def test_the_log_shows_what_was_asked_and_verifies(lir: Lir, index: Path, tmp_path: Path) -> None:
+    asked = json.loads(lir("search", "soup", "--index", index, "--json")[1])
+    code, shown, _ = lir("audit", "log", "--index", index, "-n", 1, "--json")
+    events = json.loads(shown)
+    assert (code, [event["event_id"] for event in events]) == (0, [asked["event_id"]])
+    assert asked["event_id"] in lir("audit", "log", "--index", index)[1]
+
+    code, shown, _ = lir("audit", "show", asked["event_id"], "--index", index, "--json")
+    described = json.loads(shown)
+    assert code == 0
+    assert described["surfaced"][0]["document_id"] == asked["hits"][0]["document_id"]
+
+    code, shown, _ = lir("audit", "verify", "--index", index, "--json")
+    assert (code, json.loads(shown)["ok"]) == (0, True)
+    assert len(lir("audit", "export", "--index", index)[1].splitlines()) == json.loads(shown)["events"]
+
+
+def test_a_checkpoint_kept_elsewhere_tells_of_another_log(
+    lir: Lir, index: Path, governed: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text(lir("audit", "checkpoint", "--index", index)[1])
+    assert lir("audit", "verify", "--index", index, "--against", kept)[0] == 0
+    lir("search", "soup", "--index", index, "--json")
+    assert lir("audit", "verify", "--index", index, "--against", kept)[0] == 0
+    code, shown, _ = lir("audit", "verify", "--index", governed, "--against", kept)
+    assert code == 1
+    assert "✘" in shown
+
+
+def test_an_unknown_event_is_wrong_usage(lir: Lir, index: Path) -> None:
+    assert lir("audit", "show", "beef", "--index", index)[0] == 2
+
+
+# ---------------------------------------------------------------- eval
+
+NUMBER = {"type": "number"}
+SYSTEM = {
+    "type": "object",
+    "required": ["nDCG@10", "Recall@5", "Recall@10", "Recall@100", "MRR@10", "leaks", "latency_ms", "stages_ms"],
+    "properties": {
+        "leaks": {"type": "integer"},
+        "latency_ms": {"required": ["p50", "p95", "p99"], "additionalProperties": NUMBER},
+        "stages_ms": {"additionalProperties": {"required": ["p50", "p95"], "additionalProperties": NUMBER}},
+        "per_query": {
+            "additionalProperties": {
+                "required": ["nDCG@10", "top"],
+                "properties": {
+                    "nDCG@10": {"type": ["number", "null"]},
+                    "top": {"type": "array", "items": {"type": "string"}},
+                },
+            }
+        },
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "required": ["dataset", "split", "queries", "passages", "machine", "systems"],
+    "properties": {"machine": {"type": "object"}, "systems": {"additionalProperties": SYSTEM}},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six documents of two departments; each asks for its own, and once for the other's."""
+    root = tmp_path_factory.mktemp("collection") / "firm"
+    (root / "qrels").mkdir(parents=True)
+    texts = {
+        "h1": ("hr", "Everybody has thirty days of leave a year."),
+        "h2": ("hr", "Salaries are paid on the last day of the month."),
+        "h3": ("hr", "Sick notes go to the personnel office."),
+        "l1": ("law", "Contracts above ten thousand euros need two signatures."),
+        "l2": ("law", "Keep every contract for ten years."),
+        "l3": ("law", "The court of Hamburg decides about disputes."),
+    }
+    corpus = [
+        {"_id": name, "title": "", "text": text, "metadata": {"acl": [f"dept:{group}"]}}
+        for name, (group, text) in texts.items()
+    ]
+    hr, law = ["user:a", "dept:hr"], ["user:b", "dept:law"]
+    queries: list[dict[str, Any]] = [
+        {"_id": "q1", "text": "how many days off?", "metadata": {"principals": hr}},
+        {"_id": "q2", "text": "how long are contracts kept?", "metadata": {"principals": law}},
+        {
+            "_id": "no",
+            "text": "when are salaries paid?",
+            "metadata": {"principals": law, "expect": "deny", "forbidden_target": ["h2"]},
+        },
+    ]
+    (root / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (root / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (root / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nq1\th1\t1\nq2\tl2\t1\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def collection(dataset: Path) -> Path:
+    """The index that the evaluations share."""
+    directory = dataset.parent / "firm.lir"
+    with pytest.raises(SystemExit) as end:
+        main(["ingest", str(dataset), "--index", str(directory), "--access", "acl"])
+    assert not end.value.code
+    return directory
+
+
+def test_eval_prints_a_table_and_writes_the_documented_json(
+    lir: Lir, dataset: Path, collection: Path, tmp_path: Path
+) -> None:
+    code, shown, err = lir("eval", dataset, "--index", collection, "--json", tmp_path / "out" / "result.json")
+    assert code == 0, err
+    assert "indexing" not in err
+    for piece in ("firm", "nDCG@10", "bm25", "dense", "hybrid", "maxsim", "lir", "leaks", "p95 ms", "p="):
+        assert piece in shown
+    written = json.loads((tmp_path / "out" / "result.json").read_text())
+    jsonschema.validate(written, SCHEMA)
+    assert (written["dataset"], written["split"], written["queries"], written["passages"]) == ("firm", "dev", 3, 6)
+    assert list(written["systems"]) == ["bm25", "dense", "hybrid", "maxsim", "lir"]
+    lir_system = written["systems"]["lir"]
+    assert lir_system["nDCG@10"] == pytest.approx(1.0)
+    assert [system["leaks"] for system in written["systems"].values()] == [0] * 5
+    assert "h2" not in lir_system["per_query"]["no"]["top"]
+    assert {"first_stage", "rerank"} <= lir_system["stages_ms"].keys()
+
+
+def test_eval_switches_access_off_and_counts_what_leaks(lir: Lir, dataset: Path, collection: Path) -> None:
+    code, shown, _ = lir(
+        *("eval", dataset, "--systems", "dense,lir", "--index", collection, "--access", "off", "--json", "-")
+    )
+    found = json.loads(shown)
+    assert code == 0
+    assert found["switches"] == {"memory": "on", "tools": "on", "access": "off"}
+    assert found["systems"]["lir"]["leaks"] == 3
+    assert "h2" in found["systems"]["dense"]["per_query"]["no"]["top"]
+
+
+def test_eval_indexes_into_a_temporary_directory_by_itself(
+    lir: Lir, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, shown, err = lir("eval", dataset, "--systems", "bm25", "--limit", 1, "--json", "-")
+    assert code == 0
+    assert "indexing: 6 documents" in err
+    assert list(json.loads(shown)["systems"]["bm25"]["per_query"]) == ["q1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_narrow_screen_gets_fewer_metrics_and_whole_ones() -> None:
+    import io
+
+    from rich.console import Console
+
+    from lir_agents.cli.scoreboard import scoreboard
+    from lir_agents.evaluation.experiment import Experiment, QueryOutcome, SystemResult
+    from lir_agents.evaluation.metrics import score_query
+
+    def result(ranking: list[str]) -> SystemResult:
+        return SystemResult({"q": QueryOutcome(score_query(ranking, {"d": 1}), ("d",), (), 1.0, {})})
+
+    systems = {"bm25": result(["x", "d"]), "lir": result(["d"])}
+    experiment = Experiment("tiny", "dev", 1, 1, {}, systems)
+    written = io.StringIO()
+    Console(file=written, width=80).print(scoreboard(experiment, ("bm25",), width=80))
+    assert "nDCG@10" in written.getvalue()
+    assert "Recall@100" not in written.getvalue()
+    assert "+0.3691 p=1.000" in written.getvalue()
+    assert "…" not in written.getvalue()
