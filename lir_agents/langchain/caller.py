@@ -1,0 +1,62 @@
+"""Who asks, when a door is opened from inside somebody's agent or graph.
+
+The principal is bound by whoever wrote the program, or handed in by the run's context, or is the user whom a
+LangGraph server authenticated; a model never names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from langgraph.runtime import get_runtime
+
+from lir_agents.errors import AccessDenied
+from lir_agents.graph.context import RetrievalContext
+from lir_agents.types import Principal
+
+__all__ = ["ambient_runtime", "caller"]
+
+
+def caller(bound: Principal | None, thread_id: str | None, runtime: Any) -> RetrievalContext:
+    """Joins what a door was bound to with the run that it is called from.
+
+    Args:
+        bound: The principal that the door was bound to, if any.
+        thread_id: The conversation that the door was bound to; it wins over the run's.
+        runtime: The `Runtime` or `ToolRuntime` of the graph around; None outside of one.
+
+    Raises:
+        AccessDenied: Both name a principal and they differ. Either may read what the other may not, so neither
+            is guessed.
+        InputError: A field of the run's context has the wrong type.
+    """
+    run = RetrievalContext.of(getattr(runtime, "context", None))
+    if run.principal is None:
+        run = dataclasses.replace(run, principal=_authenticated(runtime))
+    if bound is not None and run.principal is not None and bound != run.principal:
+        raise AccessDenied(
+            "The door is bound to one principal, and the run that it is called from is another's.",
+            remedy="Bind none where the run's context carries the principal.",
+        )
+    return RetrievalContext(
+        bound if bound is not None else run.principal, thread_id or run.thread_id, run.budget_ms
+    )
+
+
+def ambient_runtime() -> Any:
+    """The runtime of the graph that this code runs in; None outside of one."""
+    try:
+        return get_runtime()
+    except (RuntimeError, KeyError):  # outside of a runnable, or in one that is no graph
+        return None
+
+
+def _authenticated(runtime: Any) -> Principal | None:
+    """The user whom a LangGraph server authenticated, with its permissions as groups."""
+    user = getattr(getattr(runtime, "server_info", None), "user", None)
+    identity = getattr(user, "identity", None)
+    if not isinstance(identity, str) or not identity or not getattr(user, "is_authenticated", False):
+        return None
+    groups = [group for group in getattr(user, "permissions", None) or () if isinstance(group, str) and group]
+    return Principal(identity, groups=groups)
