@@ -22,6 +22,7 @@ from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError, LirError
 from lir_agents.ingest.adapters import content_sha256, convert, normalised, with_id
 from lir_agents.ingest.compose import Budget, Composer
+from lir_agents.ingest.erasing import erase_documents
 from lir_agents.ingest.outline import Outline
 from lir_agents.ingest.split import split
 from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage, prepare_passage
@@ -112,11 +113,11 @@ class Ingestor:
             Exception: What the iterator raised, after what it had given was committed.
         """
         tally = _Tally()
-        with self._lock:
-            for batch in self._batches(documents, tally):
+        for batch in self._batches(documents, tally):
+            with self._lock:  # a batch at a time: a slow reader keeps nobody from deleting or erasing
                 self._add_batch(batch, tally)
-                if progress:
-                    progress(tally.documents, tally.passages)
+            if progress:
+                progress(tally.documents, tally.passages)
         return tally.report()
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -134,18 +135,11 @@ class Ingestor:
             The rows that are gone.
 
         Raises:
-            StoreError: A store failed or was being read for too long; calling again finishes the work.
+            StoreError: A store failed or was being read for too long. The documents are invisible already;
+                calling again, or opening the index again, finishes the work.
         """
         with self._lock:
-            rows = self._catalog.erase(ids)
-            self._stores.drop(rows)
-            self._catalog.compact()
-            self._stores.tokens.compact()
-            self._stores.lexical.compact()
-            snapshot = self._catalog.snapshot()
-            live = np.flatnonzero(snapshot.live).astype(np.int64)
-            self._stores.vectors.rebuild(live, snapshot.access_class[live].tolist())
-        return rows
+            return erase_documents(self._catalog, self._stores, ids)
 
     def rollback(self, id: str, version: int) -> int:
         """Makes an old version's content current again, without encoding. Returns the new version's number."""

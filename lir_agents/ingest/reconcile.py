@@ -9,6 +9,7 @@ import numpy as np
 from lir_agents.arrays import Rows
 from lir_agents.encoding.base import Encoder
 from lir_agents.ingest.compose import Composer
+from lir_agents.ingest.erasing import drop_unknown, finish_erasure
 from lir_agents.ingest.outline import Outline
 from lir_agents.ingest.writing import DerivedStores, PassageWriter, prepare_passage
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
@@ -50,7 +51,8 @@ def reconcile(
     """Brings the derived stores in line with the catalog. Cheap where they are already.
 
     Pending versions are discarded; rows the catalog does not know leave every store; live rows that a store
-    lacks are written again, from stored vectors where they exist and by encoding where not.
+    lacks are written again, from stored vectors where they exist and by encoding where not; an erasure that was
+    interrupted is finished.
 
     Raises:
         StoreError: A store failed; calling again continues.
@@ -59,7 +61,7 @@ def reconcile(
     discarded = catalog.discard_pending()
     snapshot = catalog.snapshot()
     committed, live = np.flatnonzero(snapshot.committed), np.flatnonzero(snapshot.live)
-    dropped = _drop_unknown(stores, committed, live)
+    dropped = drop_unknown(catalog, stores)
     in_tokens = tokens.rows()
     missing = np.union1d(np.setdiff1d(live, in_tokens), np.setdiff1d(committed, lexical.rows())).astype(np.int64)
     for start in range(0, len(missing), _CHUNK):
@@ -68,19 +70,8 @@ def reconcile(
     for start in range(0, len(unlisted), _CHUNK):
         rows = unlisted[start : start + _CHUNK]
         vectors.upsert(rows, tokens.pooled(rows), snapshot.access_class[rows].tolist())
+    finish_erasure(catalog, stores)
     return ReconcileReport(len(discarded), dropped, len(np.union1d(missing, unlisted)))
-
-
-def _drop_unknown(stores: DerivedStores, committed: Rows, live: Rows) -> int:
-    strange = (
-        (stores.tokens.delete, np.setdiff1d(stores.tokens.rows(), committed)),
-        (stores.lexical.delete, np.setdiff1d(stores.lexical.rows(), committed)),
-        (stores.vectors.delete, np.setdiff1d(stores.vectors.rows(), live)),
-    )
-    for delete, rows in strange:
-        if len(rows):
-            delete(rows)
-    return len(np.unique(np.concatenate([rows for _, rows in strange])))
 
 
 def _write(catalog: Catalog, encoder: Encoder, stores: DerivedStores, rows: Rows, composer: Composer) -> None:
