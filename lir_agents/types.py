@@ -113,6 +113,10 @@ class Principal:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
             raise InputError(f"is {self.id!r}", field="principal.id", remedy="Pass a non-empty string.")
+        if not isinstance(self.tenant, str):
+            raise InputError(f"is {self.tenant!r}", field="principal.tenant", remedy="Pass a string.")
+        if not isinstance(self.attributes, Mapping):
+            raise InputError(f"is {self.attributes!r}", field="principal.attributes", remedy="Pass a mapping.")
         object.__setattr__(self, "groups", _freeze(self.groups, "principal.groups"))
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 

@@ -38,8 +38,6 @@ class RetrievalContext:
         Raises:
             InputError: A field is there and has the wrong type.
         """
-        if isinstance(given, cls):
-            return given
         if given is None:
             return cls()
         names = ("principal", "thread_id", "budget_ms")
@@ -59,7 +57,7 @@ def _principal(value: Any) -> Principal | None:
         return Principal(**known)
     raise InputError(
         f"is {type(value).__name__}",
-        field="context.principal",
+        field="principal",
         remedy="Pass a Principal, or a mapping with id, groups, tenant, attributes.",
     )
 
@@ -67,7 +65,7 @@ def _principal(value: Any) -> Principal | None:
 def _text(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
-    raise InputError(f"is {value!r}", field="context.thread_id", remedy="Pass a non-empty string, or None.")
+    raise InputError(f"is {value!r}", field="thread_id", remedy="Pass a non-empty string, or None.")
 
 
 def _milliseconds(value: Any) -> float | None:
@@ -75,4 +73,4 @@ def _milliseconds(value: Any) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
         return float(value)
-    raise InputError(f"is {value!r}", field="context.budget_ms", remedy="Pass a number of milliseconds above 0.")
+    raise InputError(f"is {value!r}", field="budget_ms", remedy="Pass a number of milliseconds above 0.")

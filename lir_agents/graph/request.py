@@ -9,6 +9,7 @@ from typing import Any
 
 from lir_agents.config import SearchSettings
 from lir_agents.errors import InputError
+from lir_agents.stores.filters import parse_filter
 from lir_agents.types import Filter, ToolSignal, Turn
 
 __all__ = ["Request", "checked_request"]
@@ -57,7 +58,7 @@ def checked_request(given: Mapping[str, Any], settings: SearchSettings) -> Reque
         history=_all(given.get("history"), Turn, "history"),
         tool_signals=_all(given.get("tool_signals"), ToolSignal, "tool_signals"),
         tool_calls=tuple(given.get("tool_calls") or ()),
-        as_of=given.get("as_of"),
+        as_of=_moment(given.get("as_of")),
         remember=given.get("remember", True) is not False,
     )
 
@@ -89,7 +90,32 @@ def _filter(given: Any) -> Filter | None:
         return None
     if not isinstance(given, Mapping):
         raise InputError(f"is {type(given).__name__}", field="filter", remedy="Pass a mapping of metadata keys.")
-    return dict(given)
+    parse_filter(given)  # a malformed filter is refused at the door, before anything is asked or recorded
+    plain: dict[str, Any] = _plain(given)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists and scalars only, so that what was asked can be recorded as JSON."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _moment(as_of: Any) -> int | datetime | None:
+    if as_of is None or (isinstance(as_of, datetime) and as_of.tzinfo is not None):
+        return as_of
+    if isinstance(as_of, int) and not isinstance(as_of, bool) and as_of >= 0:
+        return as_of
+    raise InputError(
+        f"is {as_of!r}",
+        field="as_of",
+        remedy="Pass an epoch (a whole number) or a datetime with a time zone.",
+    )
 
 
 def _all(given: Any, kind: type, field: str) -> tuple[Any, ...]:

@@ -50,9 +50,9 @@ def reconcile(
 ) -> ReconcileReport:
     """Brings the derived stores in line with the catalog. Cheap where they are already.
 
-    Pending versions are discarded; rows the catalog does not know leave every store; live rows that a store
-    lacks are written again, from stored vectors where they exist and by encoding where not; an erasure that was
-    interrupted is finished.
+    Pending versions are discarded; rows the catalog does not know leave every store; rows that a store
+    lacks, of history too, are written again, from stored vectors where they exist and by encoding where not; an
+    erasure that was interrupted is finished.
 
     Raises:
         StoreError: A store failed; calling again continues.
@@ -62,8 +62,8 @@ def reconcile(
     snapshot = catalog.snapshot()
     committed, live = np.flatnonzero(snapshot.committed), np.flatnonzero(snapshot.live)
     dropped = drop_unknown(catalog, stores)
-    in_tokens = tokens.rows()
-    missing = np.union1d(np.setdiff1d(live, in_tokens), np.setdiff1d(committed, lexical.rows())).astype(np.int64)
+    whole = np.intersect1d(tokens.rows(), lexical.rows())
+    missing = np.setdiff1d(committed, whole).astype(np.int64)
     for start in range(0, len(missing), _CHUNK):
         _write(catalog, encoder, stores, missing[start : start + _CHUNK], composer)
     unlisted = np.setdiff1d(live, vectors.rows()).astype(np.int64)

@@ -36,7 +36,7 @@ from lir_agents.types import Filter
 
 __all__ = ["MAX_CONDITIONS", "MAX_DEPTH", "MAX_VALUES", "Expression", "evaluate", "parse_filter"]
 
-MAX_DEPTH = 32
+MAX_DEPTH = 24
 """Most levels of `$and`, `$or`, `$not`."""
 MAX_CONDITIONS = 1_000
 """Most operators in one filter."""
@@ -171,7 +171,7 @@ class _Reader:
     def _value(self, value: Any, field: str) -> Tagged:
         items = value if isinstance(value, list | tuple) else (value,)
         for item in items:
-            if not isinstance(item, str | int | float) or (isinstance(item, float) and math.isnan(item)):
+            if not isinstance(item, str | int | float) or (isinstance(item, float) and not math.isfinite(item)):
                 raise InputError(
                     f"is {item!r}",
                     field=field,
