@@ -8,8 +8,9 @@ maxsim    hybrid's candidates, ordered by MaxSim alone
 lir       `LateInteractionIndex.search`, with the query's history and tool outputs
 ========  =====================================================================================
 
-A document stands where its first passage stands. The baselines read the turn alone, under the same access
-scope and filter as the product.
+A document stands where its first passage stands. Every system answers with its best 100 passages out of the same
+first stage, 100 from each list: what a user's search looks at, so that asking for more changes no order. The
+baselines read the turn alone, under the same access scope and filter as the product.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ BASELINES = ("bm25", "dense", "hybrid", "maxsim")
 SYSTEMS = (*BASELINES, "lir")
 
 _RRF_K = 60
-_PASSAGES = 200
-"""Passages asked of `lir`: both first-stage lists together, enough for Recall@100 over documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +106,10 @@ _ORDERS: Mapping[str, Callable[[CandidateTable, int], NDArray[np.int64]]] = {
 
 def _baseline(index: LateInteractionIndex, name: str, situation: Situation, depth: int) -> System:
     order = _ORDERS[name]
-    # A list of its own goes as deep as the joined ones together, so that no system is short of candidates.
-    depth = 2 * depth if name in ("bm25", "dense") else depth
 
     def system(query: EvalQuery) -> Ranking:
         table = index.candidates(query.text, principal=situation.principal(query), filter=query.filter, depth=depth)
-        positions = order(table, depth)
+        positions = order(table, depth)[:depth]
         return Ranking(
             tuple(dict.fromkeys(table.document_ids[position] for position in positions)),
             passages=len(positions),
@@ -121,11 +118,11 @@ def _baseline(index: LateInteractionIndex, name: str, situation: Situation, dept
     return system
 
 
-def _product(index: LateInteractionIndex, situation: Situation) -> System:
+def _product(index: LateInteractionIndex, situation: Situation, depth: int) -> System:
     def system(query: EvalQuery) -> Ranking:
         result = index.search(
             query.text,
-            k=_PASSAGES,
+            k=depth,
             principal=situation.principal(query),
             history=query.history if situation.memory else (),
             tool_signals=query.tool_signals if situation.tools else (),
@@ -165,13 +162,13 @@ def bind_systems(
         index: An open index.
         names: Of `SYSTEMS`.
         situation: Which parts of a query's situation count; all by default.
-        depth: Passages taken from each first-stage list for `hybrid` and `maxsim`; `bm25` and `dense` alone
-            go twice as deep.
+        depth: Passages taken from each first-stage list, and passages that a system answers with.
 
     Raises:
         InputError: A name is none of `SYSTEMS`, or none was given.
     """
     chosen = situation or Situation()
     return {
-        name: _product(index, chosen) if name == "lir" else _baseline(index, name, chosen, depth) for name in names
+        name: _product(index, chosen, depth) if name == "lir" else _baseline(index, name, chosen, depth)
+        for name in check_systems(names)
     }
