@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lir_agents.cli.options import AsJson, IndexDir, Switch
+from lir_agents.cli.audit_app import audit
+from lir_agents.cli.options import AsJson, IndexDir, Switch, examples
 
 __all__ = ["app"]
 
@@ -21,16 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-audit = typer.Typer(
-    help="The immutable log of everything that was asked, answered and changed.",
-    epilog="Examples:\n\nlir audit log --index notes.lir\n\nlir audit verify --index notes.lir",
-    no_args_is_help=True,
-)
 app.add_typer(audit, name="audit")
-
-
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
 
 
 class Access(StrEnum):
@@ -51,7 +43,7 @@ def root(
         raise typer.Exit
 
 
-@app.command(epilog=_examples("lir demo", "lir demo --index python.lir", "lir demo --no-pause"))
+@app.command(epilog=examples("lir demo", "lir demo --index python.lir", "lir demo --no-pause"))
 def demo(
     index: Annotated[
         Path | None,
@@ -72,7 +64,7 @@ def demo(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "lir ingest handbook/ notes.md --index notes.lir",
         "lir ingest contracts/ --index firm.lir --access acl --acl group:legal,user:alice",
         "lir ingest export.jsonl --index notes.lir --json",
@@ -113,7 +105,7 @@ def ingest(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         'lir search "how many days off do I get?" --index notes.lir',
         'lir search "and in the first year?" --index notes.lir --thread t1 --explain',
         'lir search "salary bands" --index firm.lir --as user:alice,group:hr -k 3 --json',
@@ -153,7 +145,7 @@ def search(
 
 @app.command(
     name="eval",
-    epilog=_examples(
+    epilog=examples(
         "lir eval collections/scifact --split train",
         "lir eval collections/mtrag_govt --systems hybrid,lir --memory off --limit 50",
         "lir eval collections/scifact --split train --index scifact.lir --json result.json",
@@ -198,7 +190,7 @@ def eval_(
     raise typer.Exit(command.run(plan, index, json_file=as_json))
 
 
-@app.command(epilog=_examples("lir stats --index notes.lir", "lir stats --index notes.lir --json"))
+@app.command(epilog=examples("lir stats --index notes.lir", "lir stats --index notes.lir --json"))
 def stats(index: IndexDir, as_json: AsJson = False) -> None:
     """Show what an index holds and how large it is."""
     from lir_agents.cli import status as command
@@ -206,7 +198,7 @@ def stats(index: IndexDir, as_json: AsJson = False) -> None:
     raise typer.Exit(command.stats(index, as_json=as_json))
 
 
-@app.command(epilog=_examples("lir doctor", "lir doctor --index notes.lir"))
+@app.command(epilog=examples("lir doctor", "lir doctor --index notes.lir"))
 def doctor(
     index: Annotated[
         Path | None, typer.Option("--index", metavar="DIR", envvar="LIR_INDEX", help="Check this index as well.")
@@ -217,58 +209,3 @@ def doctor(
     from lir_agents.cli import status as command
 
     raise typer.Exit(command.doctor(index, as_json=as_json))
-
-
-@audit.command("log", epilog=_examples("lir audit log --index notes.lir -n 20"))
-def audit_log(
-    index: IndexDir,
-    number: Annotated[int, typer.Option("-n", min=1, help="How many of the newest events.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List the newest events, oldest of them first."""
-    from lir_agents.cli import audit as command
-
-    raise typer.Exit(command.log(index, number, as_json=as_json))
-
-
-@audit.command("show", epilog=_examples("lir audit show 01J9Z… --index notes.lir"))
-def audit_show(
-    event: Annotated[str, typer.Argument(metavar="EVENT", help="An event's id.", show_default=False)],
-    index: IndexDir,
-    as_json: AsJson = False,
-) -> None:
-    """Show one event: who asked, what surfaced, why, and from which versions."""
-    from lir_agents.cli import audit as command
-
-    raise typer.Exit(command.show(index, event, as_json=as_json))
-
-
-@audit.command("verify", epilog=_examples("lir audit verify --index notes.lir --against kept.json"))
-def audit_verify(
-    index: IndexDir,
-    against: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A checkpoint kept elsewhere: also shows a log rewritten as a whole."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check every entry and the chain that ties them; exit code 1 if the log was tampered with."""
-    from lir_agents.cli import audit as command
-
-    raise typer.Exit(command.verify(index, against, as_json=as_json))
-
-
-@audit.command("checkpoint", epilog=_examples("lir audit checkpoint --index notes.lir > kept.json"))
-def audit_checkpoint(index: IndexDir) -> None:
-    """Print a signed checkpoint, as JSON: keep it where nobody who can write the index can write."""
-    from lir_agents.cli import audit as command
-
-    raise typer.Exit(command.checkpoint(index))
-
-
-@audit.command("export", epilog=_examples("lir audit export --index notes.lir > events.jsonl"))
-def audit_export(index: IndexDir) -> None:
-    """Print every event, one JSON object a line."""
-    from lir_agents.cli import audit as command
-
-    raise typer.Exit(command.export(index))

@@ -59,7 +59,9 @@ def exit_code(error: LirError) -> int:
 
 def report_error(error: LirError) -> int:
     """Prints an error as one line, remedy included, and gives its exit code."""
-    line = " ".join(printable(str(error)).split())
+    what = str(error).removesuffix(error.remedy).rstrip()
+    stop = "" if what.endswith((".", "!", "?", ":")) or not error.remedy else "."
+    line = " ".join(printable(f"{what}{stop} {error.remedy}").split())
     err().print(Text.assemble(("lir: ", "bold red"), (line, "red")), soft_wrap=True)
     return exit_code(error)
 

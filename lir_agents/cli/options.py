@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from lir_agents.types import Principal
 
-__all__ = ["AsJson", "IndexDir", "Switch", "names", "principal"]
+__all__ = ["AsJson", "IndexDir", "Switch", "examples", "names", "principal"]
 
 
 class Switch(StrEnum):
@@ -29,6 +29,11 @@ IndexDir = Annotated[
     typer.Option("--index", metavar="DIR", envvar="LIR_INDEX", help="Directory of the index.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
+
+
+def examples(*lines: str) -> str:
+    """The last part of a command's help: lines that can be typed as they stand."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
 
 
 def names(value: str | None) -> list[str]:

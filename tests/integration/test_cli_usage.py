@@ -96,7 +96,7 @@ def test_an_error_is_one_line_with_its_remedy_and_no_traceback(tmp_path: Path) -
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("lir: dataset: ")
-    assert "corpus.jsonl" in done.stderr
+    assert "is not a folder. The layout is corpus.jsonl" in done.stderr
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The commands of `lir audit` and their flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lir_agents.cli.options import AsJson, IndexDir, examples
+
+__all__ = ["audit"]
+
+audit = typer.Typer(
+    help="The immutable log of everything that was asked, answered and changed.",
+    epilog=examples("lir audit log --index notes.lir", "lir audit verify --index notes.lir"),
+    no_args_is_help=True,
+)
+
+
+@audit.command("log", epilog=examples("lir audit log --index notes.lir -n 20"))
+def audit_log(
+    index: IndexDir,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many of the newest events.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest events, oldest of them first."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.log(index, number, as_json=as_json))
+
+
+@audit.command("show", epilog=examples("lir audit show 01J9Z… --index notes.lir"))
+def audit_show(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="An event's id.", show_default=False)],
+    index: IndexDir,
+    as_json: AsJson = False,
+) -> None:
+    """Show one event: who asked, what surfaced, why, and from which versions."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.show(index, event, as_json=as_json))
+
+
+@audit.command("verify", epilog=examples("lir audit verify --index notes.lir --against kept.json"))
+def audit_verify(
+    index: IndexDir,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A checkpoint kept elsewhere: also shows a log rewritten as a whole."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every entry and the chain that ties them; exit code 1 if the log was tampered with."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.verify(index, against, as_json=as_json))
+
+
+@audit.command("checkpoint", epilog=examples("lir audit checkpoint --index notes.lir > kept.json"))
+def audit_checkpoint(index: IndexDir) -> None:
+    """Print a signed checkpoint, as JSON: keep it where nobody who can write the index can write."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.checkpoint(index))
+
+
+@audit.command("export", epilog=examples("lir audit export --index notes.lir > events.jsonl"))
+def audit_export(index: IndexDir) -> None:
+    """Print every event, one JSON object a line."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.export(index))
