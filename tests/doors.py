@@ -1,4 +1,4 @@
-"""Small shared indexes for the tests of the framework doors, encoded by a tiny real late-interaction checkpoint."""
+"""Small shared indexes for the tests of the framework doors, as the fixtures of `tests/integration` fill them."""
 
 from __future__ import annotations
 

@@ -9,11 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lir_agents.langchain.compressor import LateInteractionCompressor
     from lir_agents.langchain.retriever import LateInteractionRetriever
+    from lir_agents.langchain.tool import LateInteractionSearchTool
 
-__all__ = ["LateInteractionRetriever"]
+__all__ = ["LateInteractionCompressor", "LateInteractionRetriever", "LateInteractionSearchTool"]
 
-_HOMES = {"LateInteractionRetriever": "retriever"}
+_HOMES = {
+    "LateInteractionCompressor": "compressor",
+    "LateInteractionRetriever": "retriever",
+    "LateInteractionSearchTool": "tool",
+}
 
 
 def __getattr__(name: str) -> Any:

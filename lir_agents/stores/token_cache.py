@@ -1,0 +1,176 @@
+"""Token vectors of texts that no index holds, kept by a hash of the text: the second time costs no encoding.
+
+What is kept is a function of the text alone, so a cache may be shared by everybody who may read the texts. It is
+bounded: in memory the texts not used for longest go first; on disk the older of two halves goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lir_agents.stores.mapped import MappedFile
+
+__all__ = ["DiskTokenCache", "MemoryTokenCache", "TextVectors", "TokenCache"]
+
+_A, _B, _STATE = b"a", b"b", b"state"
+
+
+@dataclass(frozen=True, slots=True)
+class TextVectors:
+    """One text, encoded and quantised.
+
+    Attributes:
+        pooled: float32 [dense_dim], L2-normalised.
+        data: int8 [n, token_dim], rows `round(vector / scale)`.
+        scales: float32 [n].
+    """
+
+    pooled: NDArray[np.float32]
+    data: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the three arrays."""
+        return self.pooled.nbytes + self.data.nbytes + self.scales.nbytes
+
+    def to_bytes(self) -> bytes:
+        """`n | pooled | scales | data`, little-endian."""
+        arrays = (np.int64(len(self.data)), self.pooled.astype("<f4"), self.scales.astype("<f4"), self.data)
+        return b"".join(array.tobytes() for array in arrays)
+
+    @classmethod
+    def from_bytes(cls, value: bytes, dense_dim: int) -> TextVectors:
+        """Reads what `to_bytes` wrote."""
+        count = int.from_bytes(value[:8], "little")
+        pooled = np.frombuffer(value, "<f4", dense_dim, 8)
+        scales = np.frombuffer(value, "<f4", count, 8 + 4 * dense_dim)
+        data = np.frombuffer(value, np.int8, offset=8 + 4 * (dense_dim + count))
+        return cls(pooled, data.reshape(count, -1), scales)
+
+
+class TokenCache(Protocol):
+    """Where text vectors are kept. Keys are 32 bytes; safe to use from several threads."""
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, TextVectors]:
+        """What is known of the keys."""
+
+    def put(self, entries: Mapping[bytes, TextVectors]) -> None:
+        """Keeps the entries for as long as there is room."""
+
+
+class MemoryTokenCache:
+    """Least recently used first out.
+
+    Args:
+        max_bytes: Bytes of arrays kept at most. Larger texts are not kept.
+    """
+
+    def __init__(self, max_bytes: int = 256 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[bytes, TextVectors] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of arrays kept now."""
+        return self._bytes
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, TextVectors]:
+        """What is known of the keys; they count as used now."""
+        with self._lock:
+            known = {key: self._held[key] for key in keys if key in self._held}
+            for key in known:
+                self._held.move_to_end(key)
+        return known
+
+    def put(self, entries: Mapping[bytes, TextVectors]) -> None:
+        """Keeps the entries, dropping what was not used for longest."""
+        with self._lock:
+            for key, vectors in entries.items():
+                if vectors.size_bytes > self._max_bytes:
+                    continue
+                if key in self._held:
+                    self._bytes -= self._held.pop(key).size_bytes
+                self._held[key] = vectors
+                self._bytes += vectors.size_bytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._held.popitem(last=False)[1].size_bytes
+
+
+class DiskTokenCache:
+    """In one LMDB file, for any number of threads of one process; survives it.
+
+    Entries go into the younger of two halves. When it is full, the older one is emptied and becomes the younger:
+    no bookkeeping per read, and at least half of the room always holds the latest texts.
+
+    Args:
+        path: A directory of its own.
+        fingerprint: Of the encoder; a cache made by another one is refused.
+        dense_dim: Width of its pooled vectors.
+        max_bytes: Bytes on disk at most, roughly.
+
+    Raises:
+        IntegrityError: The file is damaged, foreign or another encoder's; it is left as it is.
+        StoreError: It cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, *, fingerprint: str, dense_dim: int, max_bytes: int = 4 << 30) -> None:
+        self._dense_dim = dense_dim
+        self._half_bytes = max(max_bytes // 2, 1)
+        self._file = MappedFile(
+            Path(path),
+            store="token-cache",
+            databases=(_A, _B, _STATE),
+            form={"format": 1, "fingerprint": fingerprint, "dense_dim": dense_dim},
+            read_only=False,
+            map_bytes=64 << 20,
+        )
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, TextVectors]:
+        """What is known of the keys."""
+        known = {}
+        with self._file.reading("get") as (txn, databases):
+            for key in keys:
+                value = txn.get(key, db=databases[_A]) or txn.get(key, db=databases[_B])
+                if value is not None:
+                    # Copied out: the map may move once the transaction is over.
+                    known[key] = TextVectors.from_bytes(bytes(value), self._dense_dim)
+        return known
+
+    def put(self, entries: Mapping[bytes, TextVectors]) -> None:
+        """Keeps the entries, in one transaction.
+
+        Raises:
+            StoreError: The disk is full, or failed; nothing of it is kept.
+        """
+
+        def change(txn: Any, databases: dict[bytes, Any]) -> None:
+            young = _B if txn.get(_STATE, db=databases[_STATE]) == _B else _A
+            for key, vectors in entries.items():
+                txn.put(key, vectors.to_bytes(), db=databases[young])
+            if _used_bytes(txn, databases[young]) > self._half_bytes:
+                old = _A if young == _B else _B
+                txn.drop(databases[old], delete=False)
+                txn.put(_STATE, old, db=databases[_STATE])
+
+        if entries:
+            self._file.write("put", change)
+
+    def close(self) -> None:
+        """Releases the file. Idempotent."""
+        self._file.close()
+
+
+def _used_bytes(txn: Any, database: Any) -> int:
+    stat = txn.stat(database)
+    return int(stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
