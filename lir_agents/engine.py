@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
+from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
@@ -26,9 +27,11 @@ from lir_agents.graph.build import build_graph
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.explaining import explain_hit
+from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import maxsim_scores
 from lir_agents.graph.rooms import Rooms
+from lir_agents.graph.surface import readable_now
 from lir_agents.ingest.compose import Budget, Composer
 from lir_agents.ingest.pipeline import Committing, Ingestor
 from lir_agents.ingest.reconcile import reconcile
@@ -136,13 +139,14 @@ class LateInteractionIndex:
             catalog = resources.enter_context(Catalog.open(layout.catalog, create=create))
             policy = _agreed_policy(catalog, access)
             model = _agreed_encoder(catalog, encoder)
+            audit = resources.enter_context(_agreed_audit(catalog, layout.audit))
+            _remember(catalog, policy, model, audit)
             tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
             resources.callback(tokens.close)
             lexical = LmdbLexical.open(layout.lexical)
             resources.callback(lexical.close)
             vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
             resources.callback(vectors.close)
-            audit = resources.enter_context(AuditLog.open(layout.audit))
             composer = Composer(model.token_spans, title_tokens=Budget.of(settings.ingest, model).title)
             reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
             rooms = Rooms(
@@ -223,12 +227,11 @@ class LateInteractionIndex:
             How many passages surface no more.
         """
         rooms, names = self.rooms, _ids(ids)
-        retired = self._ingestor.delete(names)
         changed = [(name, None) for name in names]
         rooms.audit.append(
-            payloads.version(None, operation="retire", documents=changed, index_epoch=rooms.catalog.epoch)
+            payloads.version(None, operation="retire", documents=changed, index_epoch=rooms.catalog.epoch + 1)
         )
-        return retired
+        return self._ingestor.delete(names)
 
     def erase(self, ids: Sequence[str]) -> int:
         """Removes every version of the documents from the index and from the bytes on disk.
@@ -253,9 +256,36 @@ class LateInteractionIndex:
             for ordinal in range(info.passages)
         ]
 
-    def get(self, id: str, version: int | None = None) -> StoredDocument | None:
-        """The current version of a document, or the version named; None where there is none."""
-        return self.rooms.catalog.document(id, version)
+    def get(
+        self, id: str, version: int | None = None, *, principal: Principal | None = None
+    ) -> StoredDocument | None:
+        """The current version of a document, or the version named, as its newest ACL allows.
+
+        Args:
+            id: The document.
+            version: An older version; None: the current one.
+            principal: Who asks. Required by every index that is not open.
+
+        Returns:
+            The document; None where there is none that the principal may read.
+
+        Raises:
+            AccessDenied: The policy refused the request; the refusal is recorded.
+            StoreError: It could not be recorded.
+        """
+        rooms = self.rooms
+        principal = RetrievalContext.of({"principal": principal}).principal
+        with refusals_recorded(rooms, principal):
+            scope = rooms.policy.authorize(principal, "get")
+            document, versions = rooms.catalog.document(id, version), rooms.catalog.versions(id)
+            if document is None or not versions:
+                return None
+            key = rooms.catalog.access_classes().get(versions[-1].access_class)
+            if key is None or not scope.allows(key):
+                return None
+        about = {"operation": "get", "document": Erasable(id, subject=id), "version": document.info.version}
+        rooms.audit.append(payloads.decision(principal, scope.decision, detail=about))
+        return document
 
     # ------------------------------------------------------------ search
 
@@ -347,7 +377,8 @@ class LateInteractionIndex:
     ) -> CandidateTable:
         """The first stage alone, with every signal of each candidate: what baselines are made of.
 
-        The same scope as a search; it is recorded as a decision, since document ids come back.
+        The same scope as a search; it is recorded as a decision, since document ids come back, and what may no
+        longer be read when it returns is left out.
 
         Args:
             query: The turn.
@@ -357,17 +388,24 @@ class LateInteractionIndex:
         """
         rooms = self.rooms
         request = checked_request({"query": query, "k": depth, "filter": filter}, rooms.settings.search)
-        scope = rooms.policy.authorize(principal, "search")
+        principal = RetrievalContext.of({"principal": principal}).principal
+        with refusals_recorded(rooms, principal):
+            scope = rooms.policy.authorize(principal, "search")
+            view = look_at(rooms, request, scope)
         rooms.audit.append(payloads.decision(principal, scope.decision, detail={"operation": "candidates"}))
-        view = look_at(rooms, request, scope)
         turn = read_query(rooms, request.query, view)
         found = find_candidates(rooms, [turn], view, depth)
+        maxsim = maxsim_scores(rooms, turn, found.rows)
+        with refusals_recorded(rooms, principal):
+            kept = np.array(readable_now(rooms, request, scope, found.rows), np.bool_)
+        documents = {passage.row: passage.document_id for passage in rooms.catalog.passages(found.rows[kept])}
+        kept &= np.isin(found.rows, list(documents))  # erased within the last microseconds
         return CandidateTable(
-            rows=found.rows,
-            document_ids=[passage.document_id for passage in rooms.catalog.passages(found.rows)],
-            dense=found.dense,
-            lexical=found.lexical,
-            maxsim=maxsim_scores(rooms, turn, found.rows),
+            rows=found.rows[kept],
+            document_ids=[documents[row] for row in found.rows[kept].tolist()],
+            dense=found.dense[kept],
+            lexical=found.lexical[kept],
+            maxsim=maxsim[kept],
         )
 
     def explain(self, hit: Hit) -> Explanation:
@@ -406,11 +444,15 @@ class LateInteractionIndex:
         rooms = self.rooms
         problems = list(rooms.catalog.check())
         problems += [f"passage row {row}: its token vectors are damaged" for row in rooms.tokens.verify()]
-        live = np.flatnonzero(rooms.catalog.live())
-        held = {"vectors": rooms.vectors.rows(), "tokens": rooms.tokens.rows(), "lexical": rooms.lexical.rows()}
-        for name, rows in held.items():
-            if missing := len(np.setdiff1d(live, rows)):
-                problems.append(f"{name}: {missing} live passages are missing; reopen the index to mend it")
+        snapshot = rooms.catalog.snapshot()
+        live, committed = np.flatnonzero(snapshot.live), np.flatnonzero(snapshot.committed)
+        for name, wanted, rows in (
+            ("vectors", live, rooms.vectors.rows()),
+            ("tokens", committed, rooms.tokens.rows()),
+            ("lexical", committed, rooms.lexical.rows()),
+        ):
+            if missing := len(np.setdiff1d(wanted, rows)):
+                problems.append(f"{name}: {missing} passages are missing; reopen the index to mend it")
         problems += [str(problem) for problem in rooms.audit.verify().problems]
         return problems
 
@@ -441,18 +483,17 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str) or not all(isinstance(name, str) and name for name in ids):
+    names = [] if isinstance(ids, str | bytes) else list(ids)
+    if isinstance(ids, str | bytes) or not all(isinstance(name, str) and name for name in names):
         raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
-    return list(ids)
+    return names
 
 
 def _agreed_policy(catalog: Catalog, access: Access | None) -> Policy:
     """The policy the index was created with; what is asked for must be the same."""
     recorded = catalog.get_meta("access")
     policy = open_policy(access if access is not None else _by_name(recorded or "open"))
-    if recorded is None:
-        catalog.set_meta("access", policy.name)
-    elif policy.name != recorded:
+    if recorded is not None and policy.name != recorded:
         raise InputError(
             f"is {policy.name!r}, and this index was created with {recorded!r}",
             field="access",
@@ -477,17 +518,40 @@ def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Enco
     if spec is None and generation is not None:
         spec = generation.name
     encoder = open_encoder(spec)
-    if generation is None:
-        catalog.add_generation(
-            fingerprint=encoder.fingerprint,
-            name=encoder.name,
-            dense_dim=encoder.dense_dim,
-            token_dim=encoder.token_dim,
-        )
-    elif generation.fingerprint != encoder.fingerprint:
+    if generation is not None and generation.fingerprint != encoder.fingerprint:
         raise IntegrityError(
             f"This index holds vectors of {generation.name} ({generation.fingerprint[:12]}), and the encoder given "
             f"is {encoder.name} ({encoder.fingerprint[:12]}); vectors of two encoders never meet.",
             remedy="Open it with the encoder it was made with, or ingest into a new index.",
         )
     return encoder
+
+
+def _agreed_audit(catalog: Catalog, path: Path) -> AuditLog:
+    """The audit log that the index began with; a missing one is not replaced by an empty one that would verify."""
+    origin = catalog.get_meta("audit")
+    if origin is not None and not path.exists():
+        raise IntegrityError(
+            f"{path} is gone: the audit log of this index.", remedy="Restore it from a backup, with the catalog."
+        )
+    audit = AuditLog.open(path)
+    if origin not in (None, audit.origin):
+        audit.close()
+        raise IntegrityError(
+            f"{path} is the audit log of another index.", remedy="Restore this index's own from a backup."
+        )
+    return audit
+
+
+def _remember(catalog: Catalog, policy: Policy, encoder: Encoder, audit: AuditLog) -> None:
+    """Writes down what a new index is made with, once all of it is known to be there."""
+    if catalog.generation() is None:
+        catalog.add_generation(
+            fingerprint=encoder.fingerprint,
+            name=encoder.name,
+            dense_dim=encoder.dense_dim,
+            token_dim=encoder.token_dim,
+        )
+    for key, value in (("access", policy.name), ("audit", audit.origin)):
+        if catalog.get_meta(key) is None:
+            catalog.set_meta(key, value)

@@ -22,16 +22,19 @@ def explain_hit(rooms: Rooms, hit: Hit) -> Explanation:
     weights depend on what the search was allowed to see and are not recomputed: contributions are shares of the
     plain mean.
 
+    Nothing is said about a passage whose text the hit does not hold: whoever may not read it learns nothing by
+    making up a hit.
+
     Raises:
-        InputError: The passage is gone (erased since).
+        InputError: The passage is gone (erased since), or is not the hit's.
         IntegrityError: The stored vectors do not fit the passage's text.
     """
     rows = np.array([hit.row], np.int64)
     passages = rooms.catalog.passages(rows)
-    packed = rooms.tokens.gather(rows)
-    if not passages or packed.lengths[0] == 0:
-        raise InputError("has been erased", field="hit", remedy="Search again.")
+    if not passages or (passages[0].passage_id, passages[0].text) != (hit.passage_id, hit.text):
+        raise InputError("is of no passage that is here", field="hit", remedy="Search again.")
     passage = passages[0]
+    packed = rooms.tokens.gather(rows)
     document = rooms.catalog.document(passage.document_id, passage.version)
     headings = Outline.of(document.text).above(passage.start) if document else ()
     composed = rooms.composer.compose(passage.title, headings, passage.text)

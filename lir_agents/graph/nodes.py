@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 from langchain_core.documents import Document as LangChainDocument
 from langgraph.runtime import Runtime
 
-from lir_agents.audit import payloads
-from lir_agents.errors import AccessDenied
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
 from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import rank
 from lir_agents.graph.rooms import HasRooms, Rooms
@@ -51,12 +50,8 @@ class Nodes:
         def work() -> Admitted:
             request = checked_request(state, self.rooms.settings.search)
             context = RetrievalContext.of(runtime.context)
-            try:
+            with refusals_recorded(self.rooms, context.principal):
                 return Admitted(request, self.rooms.policy.authorize(context.principal, "search"))
-            except AccessDenied as refusal:
-                if refusal.decision is not None:
-                    self.rooms.audit.append(payloads.decision(context.principal, refusal.decision))
-                raise
 
         return _staged("authorize", runtime, work)
 
@@ -73,7 +68,8 @@ class Nodes:
         admitted = _value(state["admitted"])
 
         def work() -> Found:
-            view = look_at(self.rooms, admitted.request, admitted.scope)
+            with refusals_recorded(self.rooms, admitted.scope.principal):
+                view = look_at(self.rooms, admitted.request, admitted.scope)
             turn = read_query(self.rooms, admitted.request.query, view)
             depth = max(self.rooms.settings.search.first_stage_k, admitted.request.k)
             return Found(view, turn, find_candidates(self.rooms, [turn], view, depth))
@@ -90,7 +86,8 @@ class Nodes:
         started = time.perf_counter()
         context = RetrievalContext.of(runtime.context)
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])
-        hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
+        with refusals_recorded(self.rooms, context.principal):
+            hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
         coverage = _coverage(state)
         event_id = record_event(
             self.rooms,

@@ -16,7 +16,7 @@ from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
 from lir_agents.types import Coverage, Hit, Passage
 
-__all__ = ["record_event", "surface"]
+__all__ = ["readable_now", "record_event", "surface"]
 
 
 def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, ranked: Ranked) -> tuple[Hit, ...]:
@@ -30,7 +30,7 @@ def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, rank
     while len(hits) < request.k and position < len(ranked.rows):
         chunk = ranked.rows[position : position + request.k - len(hits)]
         passages = {passage.row: passage for passage in rooms.catalog.passages(chunk)}
-        for offset, readable in enumerate(_readable_now(rooms, request, scope, chunk)):
+        for offset, readable in enumerate(readable_now(rooms, request, scope, chunk)):
             passage = passages.get(int(chunk[offset]))
             if readable and passage is not None:
                 hits.append(_hit(rooms, request, passage, ranked, position + offset, rank=len(hits) + 1))
@@ -38,7 +38,12 @@ def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, rank
     return tuple(hits)
 
 
-def _readable_now(rooms: Rooms, request: Request, scope: AccessScope, rows: Rows) -> list[bool]:
+def readable_now(rooms: Rooms, request: Request, scope: AccessScope, rows: Rows) -> list[bool]:
+    """Whether each row may be read under the policy and the catalog as they are at this moment.
+
+    Raises:
+        AccessDenied: The principal may no longer ask at all, or the policy cannot say.
+    """
     snapshot = rooms.catalog.snapshot()
     column = snapshot.access_class if request.as_of is None else snapshot.newest_access_class
     # A search of the present returns nothing that was retired meanwhile; one of the past reads retired versions.
