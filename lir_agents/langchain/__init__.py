@@ -12,13 +12,20 @@ if TYPE_CHECKING:
     from lir_agents.langchain.compressor import LateInteractionCompressor
     from lir_agents.langchain.retriever import LateInteractionRetriever
     from lir_agents.langchain.tool import LateInteractionSearchTool
+    from lir_agents.langchain.vectorstore import LateInteractionVectorStore
 
-__all__ = ["LateInteractionCompressor", "LateInteractionRetriever", "LateInteractionSearchTool"]
+__all__ = [
+    "LateInteractionCompressor",
+    "LateInteractionRetriever",
+    "LateInteractionSearchTool",
+    "LateInteractionVectorStore",
+]
 
 _HOMES = {
     "LateInteractionCompressor": "compressor",
     "LateInteractionRetriever": "retriever",
     "LateInteractionSearchTool": "tool",
+    "LateInteractionVectorStore": "vectorstore",
 }
 
 
