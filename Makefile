@@ -16,7 +16,7 @@ install: $(STAMP) ## Create .venv and install the package with its development t
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,langchain,llama-index,memory-sqlite]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,langchain,llama-index]'
 	@touch $@
 
 demo: $(STAMP) ## Index the Python language reference and hold a conversation over it

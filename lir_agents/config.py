@@ -66,6 +66,7 @@ class SearchSettings(_Section):
         "pools need fusion and cost MaxSim time linearly.",
     )
     max_query_chars: int = Field(100_000, ge=1, description="Longer queries are refused, in characters.")
+    tool_timeout_s: float = Field(5.0, gt=0, description="Seconds that each tool of a search may take.")
     budget_ms: float | None = Field(
         None, gt=0, description="Default time budget of a search in milliseconds; None: none."
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +19,7 @@ from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
-from lir_agents.encoding.open import open_encoder
-from lir_agents.errors import ConfigError, InputError, IntegrityError
+from lir_agents.errors import InputError
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
 from lir_agents.graph.context import RetrievalContext
@@ -32,18 +29,8 @@ from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import maxsim_scores
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
-from lir_agents.ingest.compose import Budget, Composer
-from lir_agents.ingest.pipeline import Committing, Ingestor
-from lir_agents.ingest.reconcile import reconcile
-from lir_agents.policy.base import Policy
-from lir_agents.policy.guard import open_policy
-from lir_agents.stores.catalog import Catalog
-from lir_agents.stores.layout import IndexLayout
-from lir_agents.stores.lexical import LmdbLexical
-from lir_agents.stores.lock import IndexLock
+from lir_agents.opening import Access, Opened, open_rooms
 from lir_agents.stores.records import StoredDocument, passage_id
-from lir_agents.stores.tokens import LmdbTokens
-from lir_agents.stores.vectors import ChromaVectors
 from lir_agents.types import (
     AddReport,
     Filter,
@@ -57,11 +44,13 @@ from lir_agents.types import (
 )
 
 if TYPE_CHECKING:
+    from langgraph.store.base import BaseStore
+
+    from lir_agents.memory.session import SessionMemory
     from lir_agents.ranking.explain import Explanation
 
 __all__ = ["CandidateTable", "LateInteractionIndex"]
 
-Access = Literal["open", "acl"] | Policy
 Progress = Callable[[int, int], None]
 
 
@@ -93,12 +82,12 @@ class LateInteractionIndex:
         ...     result = index.search("how many days off do I get?", k=5)
     """
 
-    def __init__(self, rooms: Rooms, ingestor: Ingestor, path: Path, resources: ExitStack) -> None:
-        self._rooms: Rooms | None = rooms
-        self._ingestor = ingestor
-        self._path = path
-        self._resources = resources
-        register_explainer(rooms.origin, self)
+    def __init__(self, opened: Opened) -> None:
+        self._rooms: Rooms | None = opened.rooms
+        self._ingestor = opened.ingestor
+        self._path = opened.path
+        self._resources = opened.resources
+        register_explainer(opened.rooms.origin, self)
 
     # ------------------------------------------------------------ opening and closing
 
@@ -111,6 +100,7 @@ class LateInteractionIndex:
         encoder: str | Path | Encoder | None = None,
         settings: Settings | None = None,
         bindings: Sequence[ToolBinding] = (),
+        store: BaseStore | None = None,
         create: bool = True,
     ) -> LateInteractionIndex:
         """Opens an index directory, or makes one.
@@ -123,6 +113,7 @@ class LateInteractionIndex:
                 a path or hub name of a sentence-transformers model, or an `Encoder`.
             settings: None reads the environment and lir.toml.
             bindings: How fields of tool outputs speak of documents.
+            store: Any LangGraph `BaseStore` for session memory; None: an SQLite file in the index directory.
             create: Whether a missing index is made.
 
         Raises:
@@ -131,50 +122,17 @@ class LateInteractionIndex:
             IndexLocked: Another process, or another handle of this one, has it open.
             IntegrityError: Another encoder, or a damaged or foreign directory; nothing was changed.
         """
-        layout = IndexLayout(Path(path))
-        settings = settings or load_settings()
-        layout.prepare(create=create)
-        with ExitStack() as resources:
-            resources.enter_context(IndexLock(layout.lock))
-            catalog = resources.enter_context(Catalog.open(layout.catalog, create=create))
-            policy = _agreed_policy(catalog, access)
-            model = _agreed_encoder(catalog, encoder)
-            audit = resources.enter_context(_agreed_audit(catalog, layout.audit))
-            _remember(catalog, policy, model, audit)
-            tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
-            resources.callback(tokens.close)
-            lexical = LmdbLexical.open(layout.lexical)
-            resources.callback(lexical.close)
-            vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
-            resources.callback(vectors.close)
-            composer = Composer(model.token_spans, title_tokens=Budget.of(settings.ingest, model).title)
-            reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
-            rooms = Rooms(
-                catalog=catalog,
-                vectors=vectors,
-                tokens=tokens,
-                lexical=lexical,
-                encoder=model,
-                composer=composer,
-                policy=policy,
-                audit=audit,
-                settings=settings,
-                origin=uuid.uuid4().hex,
-                bindings=tuple(bindings),
+        return cls(
+            open_rooms(
+                Path(path),
+                access=access,
+                encoder=encoder,
+                settings=settings or load_settings(),
+                bindings=bindings,
+                store=store,
+                create=create,
             )
-            ingestor = Ingestor(
-                catalog=catalog,
-                encoder=model,
-                tokens=tokens,
-                vectors=vectors,
-                lexical=lexical,
-                access_key=policy.access_key,
-                composer=composer,
-                settings=settings.ingest,
-                committing=_recorder(catalog, audit),
-            )
-            return cls(rooms, ingestor, layout.path, resources.pop_all())
-        raise AssertionError("unreachable: the stack either returns or raises")
+        )
 
     def close(self) -> None:
         """Releases every file and the lock. Idempotent; hits given out can no longer be explained."""
@@ -394,8 +352,8 @@ class LateInteractionIndex:
             view = look_at(rooms, request, scope)
         rooms.audit.append(payloads.decision(principal, scope.decision, detail={"operation": "candidates"}))
         turn = read_query(rooms, request.query, view)
-        found = find_candidates(rooms, [turn], view, depth)
-        maxsim = maxsim_scores(rooms, turn, found.rows)
+        found = find_candidates(rooms, turn, view, depth)
+        (maxsim,) = maxsim_scores(rooms, [turn], found.rows)
         with refusals_recorded(rooms, principal):
             kept = np.array(readable_now(rooms, request, scope, found.rows), np.bool_)
         documents = {passage.row: passage.document_id for passage in rooms.catalog.passages(found.rows[kept])}
@@ -413,6 +371,11 @@ class LateInteractionIndex:
         return explain_hit(self.rooms, hit)
 
     # ------------------------------------------------------------ state
+
+    @property
+    def memory(self) -> SessionMemory:
+        """What conversations over this index have said: recall, remember, forget."""
+        return self.rooms.memory
 
     @property
     def audit(self) -> AuditLog:
@@ -462,22 +425,6 @@ class LateInteractionIndex:
         return build_graph(self).compile(checkpointer=False)
 
 
-def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
-    def record(documents: Sequence[tuple[str, int, str]], report: AddReport) -> None:
-        generation = catalog.generation()
-        audit.append(
-            payloads.ingest(
-                None,
-                documents=documents,
-                report=report,
-                generation=generation.fingerprint if generation else "",
-                index_epoch=catalog.epoch + 1,
-            )
-        )
-
-    return record
-
-
 def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -487,71 +434,3 @@ def _ids(ids: Sequence[str]) -> list[str]:
     if isinstance(ids, str | bytes) or not all(isinstance(name, str) and name for name in names):
         raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
     return names
-
-
-def _agreed_policy(catalog: Catalog, access: Access | None) -> Policy:
-    """The policy the index was created with; what is asked for must be the same."""
-    recorded = catalog.get_meta("access")
-    policy = open_policy(access if access is not None else _by_name(recorded or "open"))
-    if recorded is not None and policy.name != recorded:
-        raise InputError(
-            f"is {policy.name!r}, and this index was created with {recorded!r}",
-            field="access",
-            remedy="Leave access out, or ingest into a new index: who may read is fixed when an index is made.",
-        )
-    return policy
-
-
-def _by_name(name: str) -> Literal["open", "acl"]:
-    if name == "open":
-        return "open"
-    if name == "acl":
-        return "acl"
-    raise ConfigError(
-        f"this index was created with the policy {name!r}", setting="access", remedy="Pass that policy as access=."
-    )
-
-
-def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Encoder:
-    """The encoder whose vectors the index holds; any other is refused by its fingerprint."""
-    generation = catalog.generation()
-    if spec is None and generation is not None:
-        spec = generation.name
-    encoder = open_encoder(spec)
-    if generation is not None and generation.fingerprint != encoder.fingerprint:
-        raise IntegrityError(
-            f"This index holds vectors of {generation.name} ({generation.fingerprint[:12]}), and the encoder given "
-            f"is {encoder.name} ({encoder.fingerprint[:12]}); vectors of two encoders never meet.",
-            remedy="Open it with the encoder it was made with, or ingest into a new index.",
-        )
-    return encoder
-
-
-def _agreed_audit(catalog: Catalog, path: Path) -> AuditLog:
-    """The audit log that the index began with; a missing one is not replaced by an empty one that would verify."""
-    origin = catalog.get_meta("audit")
-    if origin is not None and not path.exists():
-        raise IntegrityError(
-            f"{path} is gone: the audit log of this index.", remedy="Restore it from a backup, with the catalog."
-        )
-    audit = AuditLog.open(path)
-    if origin not in (None, audit.origin):
-        audit.close()
-        raise IntegrityError(
-            f"{path} is the audit log of another index.", remedy="Restore this index's own from a backup."
-        )
-    return audit
-
-
-def _remember(catalog: Catalog, policy: Policy, encoder: Encoder, audit: AuditLog) -> None:
-    """Writes down what a new index is made with, once all of it is known to be there."""
-    if catalog.generation() is None:
-        catalog.add_generation(
-            fingerprint=encoder.fingerprint,
-            name=encoder.name,
-            dense_dim=encoder.dense_dim,
-            token_dim=encoder.token_dim,
-        )
-    for key, value in (("access", policy.name), ("audit", audit.origin)):
-        if catalog.get_meta(key) is None:
-            catalog.set_meta(key, value)

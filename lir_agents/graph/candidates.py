@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Encoding, RowMask, Rows
 from lir_agents.encoding.base import QueryText
+from lir_agents.graph.conversation import Conversation, PooledTexts
 from lir_agents.graph.request import Request
 from lir_agents.graph.rooms import Rooms
 from lir_agents.policy.base import AccessScope
@@ -17,7 +18,16 @@ from lir_agents.policy.masks import scope_mask
 from lir_agents.ranking.fusion import token_weights
 from lir_agents.stores.columns import Snapshot
 
-__all__ = ["Candidates", "Reading", "View", "find_candidates", "look_at", "read_query"]
+__all__ = [
+    "Candidates",
+    "Context",
+    "Reading",
+    "View",
+    "find_candidates",
+    "look_at",
+    "read_in_context",
+    "read_query",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +48,12 @@ class Reading:
     """The query as the stages read it.
 
     Attributes:
-        text: What was encoded.
         encoding: Its vectors; tokens float32 [q_len, token_dim].
         terms: Stemmed terms with weights, for BM25.
         weights: float32 [q_len], > 0: MaxSim weight of each token.
         lexical_ceiling: The largest BM25 these terms could reach in this view.
     """
 
-    text: str
     encoding: Encoding
     terms: tuple[tuple[str, float], ...]
     weights: NDArray[np.float32]
@@ -53,20 +61,36 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """The turn read in the light of the conversation.
+
+    Attributes:
+        reading: The turn's own tokens, encoded after what was said; its terms are the conversation's words.
+        share: How much of every signal it makes up beside the turn, in [0, .5].
+    """
+
+    reading: Reading
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
-    """The union of both first-stage lists, in row order, with every first-stage signal of each.
+    """The union of the first-stage lists, in row order, with every first-stage signal of each.
 
     Attributes:
         rows: int64 [n], ascending.
-        dense: float32 [n], cosine in [-1, 1].
-        lexical: float32 [n], BM25, >= 0.
+        dense: float32 [n], the turn's cosine in [-1, 1].
+        lexical: float32 [n], the turn's BM25, >= 0.
         pooled: float32 [n, dense_dim].
+        context_dense, context_lexical: The same of the context; zeros where there is none.
     """
 
     rows: Rows
     dense: NDArray[np.float32]
     lexical: NDArray[np.float32]
     pooled: NDArray[np.float32]
+    context_dense: NDArray[np.float32]
+    context_lexical: NDArray[np.float32]
 
 
 def look_at(rooms: Rooms, request: Request, scope: AccessScope) -> View:
@@ -90,16 +114,17 @@ def _epoch(rooms: Rooms, request: Request) -> int:
     return request.as_of if isinstance(request.as_of, int) else rooms.catalog.epoch_at(request.as_of)  # type: ignore[arg-type]
 
 
-def read_query(rooms: Rooms, text: str, view: View, *, context: str = "") -> Reading:
+def read_query(rooms: Rooms, text: str, view: View, encoding: Encoding | None = None) -> Reading:
     """Encodes the query once and analyses it; document frequencies are those of the view alone.
 
     Args:
         rooms: The open rooms.
         text: The query.
         view: What the search may look at.
-        context: What was said before; it shapes the query's token vectors and never scores by itself.
+        encoding: The query's vectors, where they are there already.
     """
-    (encoding,) = rooms.encoder.encode_queries([QueryText(text, context)])
+    if encoding is None:
+        (encoding,) = rooms.encoder.encode_queries([QueryText(text)])
     terms = rooms.lexical.analyze(text)
     idf = rooms.lexical.idf(terms, view.allowed)
     words = [rooms.lexical.analyze(word) for word in _words_around(text, encoding.spans)]
@@ -108,13 +133,57 @@ def read_query(rooms: Rooms, text: str, view: View, *, context: str = "") -> Rea
         [max((by_term.get(term, 0.0) for term in word), default=0.0) for word in words], np.float32
     )
     return Reading(
-        text=text,
         encoding=encoding,
         terms=tuple((term, 1.0) for term in terms),
         weights=token_weights(token_idf, rooms.weights.idf_power),
         # BM25's term frequency part stays below k1 + 1 = 2.2.
         lexical_ceiling=float(2.2 * idf.sum()),
     )
+
+
+def read_in_context(
+    rooms: Rooms, query: str, conversation: Conversation, view: View, owner: str
+) -> tuple[Reading, Context | None]:
+    """Reads the turn by itself and in the light of the conversation, in one batch.
+
+    Args:
+        rooms: The open rooms.
+        query: The turn.
+        conversation: What was said before.
+        view: What the search may look at.
+        owner: Whose conversation it is; vectors of what was said are kept per owner.
+
+    Returns:
+        The turn's reading, and the context; None where nothing was said or the turn opens a new topic.
+    """
+    light = conversation.light
+    if not light:
+        return read_query(rooms, query, view), None
+    keys = [PooledTexts.key(owner, text) for text in conversation.anchors]
+    known = [rooms.pooled_texts.get(key) for key in keys]
+    fresh = [text for text, vector in zip(conversation.anchors, known, strict=True) if vector is None]
+    turn, lit, *encoded = rooms.encoder.encode_queries(
+        [QueryText(query), QueryText(query, light), *(QueryText(text) for text in fresh)]
+    )
+    new = iter(encoding.pooled for encoding in encoded)
+    anchors = [next(new) if vector is None else vector for vector in known]
+    for key, vector in zip(keys, anchors, strict=True):
+        rooms.pooled_texts.put(key, vector)
+    reading = read_query(rooms, query, view, turn)
+    likeness = max(float(vector @ turn.pooled) for vector in anchors)
+    gate = float(np.clip(likeness / rooms.weights.context_gate, 0.0, 1.0)) * conversation.trust
+    if gate == 0.0:
+        return reading, None
+    terms = _conversation_terms(rooms, conversation, rooms.weights.context_terms * gate)
+    in_context = Reading(lit, terms, reading.weights, reading.lexical_ceiling)
+    return reading, Context(in_context, rooms.weights.context * gate)
+
+
+def _conversation_terms(rooms: Rooms, conversation: Conversation, weight: float) -> tuple[tuple[str, float], ...]:
+    terms = [term for question in conversation.questions for term in rooms.lexical.analyze(question)]
+    # An answer repeats its topic over and over: each of its words counts once.
+    terms += [term for answer in conversation.answers[-1:] for term in sorted(set(rooms.lexical.analyze(answer)))]
+    return tuple((term, weight) for term in terms)
 
 
 def _words_around(text: str, spans: NDArray[np.int32]) -> list[str]:
@@ -130,23 +199,52 @@ def _words_around(text: str, spans: NDArray[np.int32]) -> list[str]:
     return words
 
 
-def find_candidates(rooms: Rooms, readings: Sequence[Reading], view: View, depth: int) -> Candidates:
-    """Takes the best `depth` of the dense and of the lexical list of every reading.
+def find_candidates(
+    rooms: Rooms,
+    turn: Reading,
+    view: View,
+    depth: int,
+    *,
+    context: Context | None = None,
+    boosted: Sequence[RowMask] = (),
+) -> Candidates:
+    """Takes the best `depth` of the lexical and of the dense list, and of the lists that context adds.
 
     Args:
         rooms: The open rooms.
-        readings: Readings of the query; the signals are those of the first.
+        turn: The turn's reading.
         view: Where to look.
         depth: Candidates per list.
+        context: Adds the lists of the turn in its light.
+        boosted: Sets of passages that tools speak for; each gets lists of its own, so that evidence can lift
+            what the turn alone would not have found.
     """
-    found: list[Rows] = []
-    turn = readings[0]
     lexical = rooms.lexical.scores(turn.terms, view.allowed)
-    found.append(_best(lexical, depth))
-    found += [rooms.vectors.search(reading.encoding.pooled, depth, view.allowed)[0] for reading in readings]
+    pooled = turn.encoding.pooled
+    words = np.zeros_like(lexical)
+    directions = [pooled]
+    if context is not None:
+        words = rooms.lexical.scores(context.reading.terms, view.allowed)
+        mixed = (1 - context.share) * pooled + context.share * context.reading.encoding.pooled
+        directions.append((mixed / np.linalg.norm(mixed)).astype(np.float32))
+    found = [_best(lexical + words, depth)]
+    found += [rooms.vectors.search(direction, depth, view.allowed)[0] for direction in directions]
+    for mask in boosted:
+        within = mask & view.allowed
+        if within.any():
+            found.append(_best(np.where(within, lexical + words, 0), depth))
+            found.append(rooms.vectors.search(directions[-1], depth, within)[0])
     rows = np.unique(np.concatenate(found)).astype(np.int64)
-    pooled = rooms.tokens.pooled(rows)
-    return Candidates(rows=rows, dense=pooled @ turn.encoding.pooled, lexical=lexical[rows], pooled=pooled)
+    vectors = rooms.tokens.pooled(rows)
+    nothing = np.zeros(len(rows), np.float32)
+    return Candidates(
+        rows=rows,
+        dense=vectors @ pooled,
+        lexical=lexical[rows],
+        pooled=vectors,
+        context_dense=nothing if context is None else vectors @ context.reading.encoding.pooled,
+        context_lexical=words[rows],
+    )
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> Rows:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from langchain_core.documents import Document as LangChainDocument
+from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 
-from lir_agents.graph.candidates import find_candidates, look_at, read_query
+from lir_agents.audit import payloads
+from lir_agents.errors import StoreError
+from lir_agents.graph.candidates import View, find_candidates, look_at, read_in_context
 from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.conversation import conversation_of
+from lir_agents.graph.evidence import evidence_of
+from lir_agents.graph.recall import Recalled, readable_names
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import rank
 from lir_agents.graph.rooms import HasRooms, Rooms
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
 from lir_agents.graph.surface import record_event, surface
-from lir_agents.types import Coverage, Hit, SearchResult, StageCoverage
+from lir_agents.graph.tool_runs import ToolRun, run_tools
+from lir_agents.memory.records import principal_label
+from lir_agents.memory.session import SessionMemory
+from lir_agents.types import Coverage, Hit, SearchResult, StageCoverage, ToolSignal, Turn
 
 __all__ = ["Nodes", "as_documents"]
 
@@ -56,33 +65,83 @@ class Nodes:
         return _staged("authorize", runtime, work)
 
     def memory(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
-        """Recalls what the conversation said."""
-        return {"recalled": Staged(None, StageCoverage("skipped", "no conversation"))}
+        """Recalls what the conversation said, as far as it may still be read. Its failure costs the memory only."""
+        admitted = _value(state["admitted"])
+        thread_id = RetrievalContext.of(runtime.context).thread_id
+        request = admitted.request
+        if thread_id is None:
+            status = StageCoverage("ok") if request.history else StageCoverage("skipped", "no conversation")
+            return {"recalled": Staged(Recalled(request.history, ()), status)}
 
-    def tools(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
-        """Runs the tools that were asked for and turns their answers into signals."""
-        return {"signals": Staged(None, StageCoverage("skipped", "no tools"))}
+        def work() -> Recalled:
+            entries = self._memory.recall(
+                admitted.scope.principal, thread_id, lambda names: readable_names(self.rooms, admitted.scope, names)
+            )
+            return Recalled.of(entries, request.history)
+
+        return _staged("memory", runtime, work, otherwise=Recalled(request.history, ()))
+
+    def tools(
+        self, state: SearchState, config: RunnableConfig, runtime: Runtime[RetrievalContext]
+    ) -> dict[str, Any]:
+        """Runs the tools that were asked for and joins their answers to those that the caller brought."""
+        request = _value(state["admitted"]).request
+        calls = request.tool_calls or _asked_by_model(state)
+        if not calls or not self._tools:
+            reason = "tools were asked for, and the graph has none" if calls else "no tools were asked for"
+            status = StageCoverage("ok") if request.tool_signals else StageCoverage("skipped", reason)
+            return {"signals": Staged(tuple(request.tool_signals), status)}
+        started = time.perf_counter()
+        runs = run_tools(
+            self._tools,
+            calls,
+            config,
+            timeout_s=self.rooms.settings.search.tool_timeout_s,
+            max_chars=self.rooms.settings.memory.max_chars,
+        )
+        self._record_tools(runs, RetrievalContext.of(runtime.context))
+        failed = [f"{run.signal.tool}: {run.signal.error}" for run in runs if run.signal.error]
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        status = StageCoverage("failed" if failed else "ok", "; ".join(failed), elapsed_ms)
+        runtime.stream_writer({"stage": "tools", "status": status.status, "elapsed_ms": elapsed_ms})
+        return {"signals": Staged((*request.tool_signals, *(run.signal for run in runs)), status)}
 
     def first_stage(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
-        """Encodes the turn once and takes candidates from both lists, within the scope."""
+        """Encodes the turn once, alone and in context, and takes candidates within the scope."""
         admitted = _value(state["admitted"])
+        recalled = state["recalled"].value or Recalled(admitted.request.history, ())
+        signals = state["signals"].value or ()
 
         def work() -> Found:
-            with refusals_recorded(self.rooms, admitted.scope.principal):
-                view = look_at(self.rooms, admitted.request, admitted.scope)
-            turn = read_query(self.rooms, admitted.request.query, view)
-            depth = max(self.rooms.settings.search.first_stage_k, admitted.request.k)
-            return Found(view, turn, find_candidates(self.rooms, [turn], view, depth))
+            rooms = self.rooms
+            with refusals_recorded(rooms, admitted.scope.principal):
+                view = look_at(rooms, admitted.request, admitted.scope)
+            conversation = conversation_of(recalled.turns, recalled.signals, signals)
+            evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed)
+            if evidence.required is not None:
+                view = View(view.snapshot, view.allowed & evidence.required)
+            owner = principal_label(admitted.scope.principal)
+            turn, context = read_in_context(rooms, admitted.request.query, conversation, view, owner)
+            depth = max(rooms.settings.search.first_stage_k, admitted.request.k)
+            boosted = [boost.rows for boost in evidence.boosts]
+            candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted)
+            return Found(view, turn, context, evidence, candidates)
 
         return _staged("first_stage", runtime, work)
 
     def rerank(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
         """Scores MaxSim and fuses the signals."""
         found = _value(state["found"])
-        return _staged("rerank", runtime, lambda: rank(self.rooms, found.turn, found.candidates))
+        return _staged(
+            "rerank",
+            runtime,
+            lambda: rank(
+                self.rooms, found.turn, found.candidates, context=found.context, boosts=found.evidence.boosts
+            ),
+        )
 
     def record(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
-        """Checks once more, records, and only then lets anything out."""
+        """Checks once more, records, and only then lets anything out; then remembers the turn."""
         started = time.perf_counter()
         context = RetrievalContext.of(runtime.context)
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])
@@ -99,12 +158,61 @@ class Nodes:
             coverage,
             candidates=len(ranked.rows),
         )
+        if context.thread_id is not None and admitted.request.remember:
+            coverage = self._remember(context, admitted.request.query, hits, state["signals"].value or (), coverage)
         coverage, timings = _with_record(coverage, started)
         result = SearchResult(
             hits=hits, query=admitted.request.query, coverage=coverage, timings_ms=timings, event_id=event_id
         )
         runtime.stream_writer({"stage": "record", "status": "ok", "elapsed_ms": timings["record"]})
         return {"result": result, "documents": as_documents(result)}
+
+    @property
+    def _memory(self) -> SessionMemory:
+        return self.rooms.memory if self._store is None else self.rooms.memory.over(self._store)
+
+    def _remember(
+        self,
+        context: RetrievalContext,
+        query: str,
+        hits: Sequence[Hit],
+        signals: Sequence[ToolSignal],
+        coverage: Coverage,
+    ) -> Coverage:
+        """Keeps the turn; that it could not be kept is said in the coverage and costs nothing else."""
+        thread_id = context.thread_id or ""
+        turn = Turn("user", query, [hit.passage_id for hit in hits])
+        try:
+            self.rooms.audit.append(
+                payloads.memory_write(
+                    context.principal, operation="remember", thread_id=thread_id, role="user", text=query
+                )
+            )
+            self._memory.remember(context.principal, thread_id, [*signals, turn])
+        except StoreError as error:
+            return Coverage({**coverage.stages, "memory": StageCoverage("failed", f"not remembered: {error}")})
+        return coverage
+
+    def _record_tools(self, runs: Sequence[ToolRun], context: RetrievalContext) -> None:
+        self.rooms.audit.append_many(
+            payloads.tool_call(
+                context.principal,
+                tool=run.signal.tool,
+                arguments=run.arguments,
+                output=run.signal.output if isinstance(run.signal.output, str) else dict(run.signal.output),
+                confidence=run.signal.confidence,
+                error=run.signal.error,
+                elapsed_ms=run.elapsed_ms,
+                thread_id=context.thread_id,
+            )
+            for run in runs
+        )
+
+
+def _asked_by_model(state: SearchState) -> Sequence[Mapping[str, Any]]:
+    """Tool calls of the last message, where a model wrote it."""
+    messages = state.get("messages") or []
+    return list(getattr(messages[-1], "tool_calls", None) or ()) if messages else ()
 
 
 def as_documents(result: SearchResult) -> list[LangChainDocument]:
@@ -131,12 +239,21 @@ def _metadata(hit: Hit, result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _staged(name: str, runtime: Runtime[RetrievalContext], work: Callable[[], Any]) -> dict[str, Any]:
+def _staged(
+    name: str, runtime: Runtime[RetrievalContext], work: Callable[[], Any], *, otherwise: Any = None
+) -> dict[str, Any]:
+    """Runs a stage. With `otherwise`, a store that fails leaves the stage out instead of ending the search."""
     started = time.perf_counter()
-    value = work()
+    value, status, reason = otherwise, "ok", ""
+    try:
+        value = work()
+    except StoreError as error:
+        if otherwise is None:
+            raise
+        status, reason = "failed", str(error)
     elapsed_ms = (time.perf_counter() - started) * 1000
-    runtime.stream_writer({"stage": name, "status": "ok", "elapsed_ms": elapsed_ms})
-    return {_CHANNELS[name]: Staged(value, StageCoverage("ok", elapsed_ms=elapsed_ms))}
+    runtime.stream_writer({"stage": name, "status": status, "elapsed_ms": elapsed_ms})
+    return {_CHANNELS[name]: Staged(value, StageCoverage(status, reason, elapsed_ms))}  # type: ignore[arg-type]
 
 
 def _value(staged: Staged[T]) -> T:

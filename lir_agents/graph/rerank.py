@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
-from lir_agents.graph.candidates import Candidates, Reading
+from lir_agents.graph.candidates import Candidates, Context, Reading
+from lir_agents.graph.evidence import Boost
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
 from lir_agents.ranking.maxsim import token_maxima, weigh
@@ -33,22 +35,53 @@ class Ranked:
         return {name: float(part[position]) for name, part in self.fused.parts.items()}
 
 
-def maxsim_scores(rooms: Rooms, reading: Reading, rows: Rows) -> NDArray[np.float32]:
-    """`maxsim_score` of each row: float32 [n] in [-1, 1]. One gather, one product."""
+def maxsim_scores(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[NDArray[np.float32]]:
+    """`maxsim_score` of each row under each reading: float32 [n] in [-1, 1]. One gather, one product."""
     if len(rows) == 0:
-        return np.zeros(0, np.float32)
-    return weigh(token_maxima(reading.encoding.tokens, rooms.tokens.gather(rows)), reading.weights)
+        return [np.zeros(0, np.float32) for _ in readings]
+    together = np.concatenate([reading.encoding.tokens for reading in readings])
+    maxima = token_maxima(together, rooms.tokens.gather(rows))
+    ends = np.cumsum([len(reading.encoding.tokens) for reading in readings])
+    parts = np.split(maxima, ends[:-1])
+    return [weigh(part, reading.weights) for part, reading in zip(parts, readings, strict=True)]
 
 
-def rank(rooms: Rooms, turn: Reading, candidates: Candidates) -> Ranked:
-    """Fuses MaxSim, dense and lexical evidence and orders the candidates."""
-    signals = {
-        "maxsim": maxsim_scores(rooms, turn, candidates.rows),
-        "dense": candidates.dense,
-        "lexical": candidates.lexical,
-    }
-    fused = fuse(signals, weights=rooms.weights, lexical_ceiling=turn.lexical_ceiling, pooled=candidates.pooled)
+def rank(
+    rooms: Rooms,
+    turn: Reading,
+    candidates: Candidates,
+    *,
+    context: Context | None = None,
+    boosts: Sequence[Boost] = (),
+) -> Ranked:
+    """Fuses MaxSim, dense and lexical evidence of the turn and its context, adds what tools say, and orders."""
+    readings = [turn] if context is None else [turn, context.reading]
+    maxsim = maxsim_scores(rooms, readings, candidates.rows)
+    own = 1.0 if context is None else 1.0 - context.share
+    fused = fuse(
+        {"maxsim": own * maxsim[0], "dense": own * candidates.dense, "lexical": candidates.lexical},
+        weights=rooms.weights,
+        lexical_ceiling=turn.lexical_ceiling,
+        context=None
+        if context is None
+        else {
+            "maxsim": context.share * maxsim[1],
+            "dense": context.share * candidates.context_dense,
+            "lexical": candidates.context_lexical,
+        },
+        pooled=candidates.pooled,
+        extra=_boosted(candidates.rows, boosts),
+    )
     return in_order(candidates.rows, fused)
+
+
+def _boosted(rows: Rows, boosts: Sequence[Boost]) -> dict[str, NDArray[np.float64]]:
+    parts: dict[str, NDArray[np.float64]] = {}
+    for boost in boosts:
+        part = np.where(boost.rows[rows], boost.strength, 0.0)
+        # One tool may speak through several fields: its part is their sum.
+        parts[boost.label] = parts[boost.label] + part if boost.label in parts else part
+    return parts
 
 
 def in_order(rows: Rows, fused: Fused) -> Ranked:

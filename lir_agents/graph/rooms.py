@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
+from lir_agents.graph.conversation import PooledTexts
 from lir_agents.ingest.compose import Composer
+from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
 from lir_agents.ranking.fusion import FusionWeights
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
@@ -37,9 +39,11 @@ class Rooms:
     policy: Policy
     audit: AuditLog
     settings: Settings
+    memory: SessionMemory
     origin: str
     weights: FusionWeights = field(default_factory=FusionWeights)
     bindings: Sequence[ToolBinding] = ()
+    pooled_texts: PooledTexts = field(default_factory=PooledTexts)
 
 
 @runtime_checkable

@@ -16,7 +16,9 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AnyMessage
 from langgraph.channels import UntrackedValue
 
-from lir_agents.graph.candidates import Candidates, Reading, View
+from lir_agents.graph.candidates import Candidates, Context, Reading, View
+from lir_agents.graph.evidence import Evidence
+from lir_agents.graph.recall import Recalled
 from lir_agents.graph.request import Request
 from lir_agents.graph.rerank import Ranked
 from lir_agents.policy.base import AccessScope
@@ -45,10 +47,12 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Made by `first_stage`: the view, the readings of the query and the candidates."""
+    """Made by `first_stage`: the view, the readings of the query, what tools say, and the candidates."""
 
     view: View
     turn: Reading
+    context: Context | None
+    evidence: Evidence
     candidates: Candidates
 
 
@@ -77,7 +81,7 @@ class SearchState(SearchInput, SearchOutput, total=False):
     """Input, output, and what the stages hand on to each other within one run."""
 
     admitted: Annotated[Staged[Admitted], UntrackedValue]
-    recalled: Annotated[Staged[Any], UntrackedValue]
-    signals: Annotated[Staged[Any], UntrackedValue]
+    recalled: Annotated[Staged[Recalled], UntrackedValue]
+    signals: Annotated[Staged[tuple[ToolSignal, ...]], UntrackedValue]
     found: Annotated[Staged[Found], UntrackedValue]
     ranked: Annotated[Staged[Ranked], UntrackedValue]

@@ -48,9 +48,14 @@ class SessionMemory:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._index_id = index_id
         self._index = digest(index_id)
         self._settings = settings
         self._clock = clock
+
+    def over(self, store: BaseStore) -> SessionMemory:
+        """The same memory, kept in another store."""
+        return SessionMemory(store, index_id=self._index_id, settings=self._settings, clock=self._clock)
 
     def remember(
         self,

@@ -1,10 +1,13 @@
 """Fusion: every signal in common units, weighted, added up, with each contribution kept.
 
 A signal is *standardised* over the candidates (minus their mean, divided by their spread) before it is weighted,
-because cosines, MaxSim and BM25 have no common scale and their spread differs by query. The spread is shrunk
-towards a prior (Efron and Morris's empirical Bayes, the estimate `sqrt((n s^2 + n0 s0^2) / (n + n0))`), so that
-two candidates that differ by a hair do not look as far apart as two that differ by much: without it, few
-candidates and ties turn noise into votes.
+because cosines, MaxSim and BM25 have no common scale and their spread differs by query. Mean and spread are shrunk
+towards priors (Efron and Morris's empirical Bayes: `sqrt((n s^2 + n0 s0^2) / (n + n0))`), so that two candidates
+that differ by a hair do not look as far apart as two that differ by much: without it, few candidates and ties turn
+noise into votes.
+
+Context, what was said before, enters each signal beside the turn and is standardised with it. Its share of a score
+is kept apart as the part `context`, and never moves a passage by more than the turn's own scores spread.
 
 `neighbours` is score regularisation (Diaz, CIKM 2005): passages that resemble each other should score alike, so
 each one receives a share of what its nearest neighbours among the candidates scored.
@@ -22,6 +25,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Fused", "FusionWeights", "best_first", "fuse", "neighbour_part", "standardise", "token_weights"]
 
+SIGNALS = ("maxsim", "dense", "lexical")
+
 
 @dataclass(frozen=True, slots=True)
 class FusionWeights:
@@ -31,9 +36,14 @@ class FusionWeights:
         maxsim, dense, lexical: Weight of each standardised signal; they sum to one.
         neighbours: Share of the neighbours' mean that is added, in [0, 1].
         neighbour_count: How many neighbours speak for a passage.
-        prior_count: Candidates that the prior spread is worth, `n0`.
-        prior_std: The prior spread `s0` of each signal: its median over the queries of the open sets. That of
-            the lexical signal is relative to the largest BM25 the query could reach.
+        context: Share of the context beside the turn in every signal, in [0, .5]: the turn keeps at least half.
+        context_terms: Weight of a term of the conversation in BM25, where a term of the turn has 1.
+        context_gate: Similarity (cosine) of the turn to what was said before at which context counts in full;
+            below it less, in proportion: a new topic is searched as if nothing had been said.
+        tool: What full confidence in a tool's answer adds to a passage that fits it, in units of the score.
+        prior_count: Candidates that the priors are worth, `n0`.
+        prior_mean, prior_std: Mean and spread `s0` to expect of each signal: medians over the queries of the
+            open sets. Those of the lexical signal are relative to the largest BM25 the query could reach.
         idf_power: Exponent of a query token's inverse document frequency in its MaxSim weight; 0 weighs all
             tokens alike.
     """
@@ -43,7 +53,14 @@ class FusionWeights:
     lexical: float = 0.2
     neighbours: float = 0.3
     neighbour_count: int = 10
+    context: float = 0.5
+    context_terms: float = 0.2
+    context_gate: float = 0.1
+    tool: float = 3.0
     prior_count: float = 20.0
+    prior_mean: Mapping[str, float] = field(
+        default_factory=lambda: {"maxsim": 0.42, "dense": 0.36, "lexical": 0.063}
+    )
     prior_std: Mapping[str, float] = field(
         default_factory=lambda: {"maxsim": 0.07, "dense": 0.106, "lexical": 0.041}
     )
@@ -63,26 +80,34 @@ class Fused:
     parts: Mapping[str, NDArray[np.float64]]
 
 
-def standardise(values: NDArray[np.float32], *, prior_std: float, prior_count: float) -> NDArray[np.float64]:
-    """Values minus their mean, over a spread shrunk towards the prior.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How one signal is standardised: `(values - mean) / std`. `std` > 0."""
+
+    mean: float
+    std: float
+
+
+def standardise(
+    values: NDArray[np.float32], *, prior_mean: float, prior_std: float, prior_count: float
+) -> tuple[NDArray[np.float64], Scale]:
+    """Values minus their mean, over their spread, both shrunk towards a prior.
 
     Args:
         values: [n], finite.
+        prior_mean: Mean to expect, in the unit of the values.
         prior_std: Spread to expect, > 0, in the unit of the values.
-        prior_count: How many values the prior is worth, > 0.
+        prior_count: How many values the priors are worth, > 0.
 
     Returns:
-        float64 [n]; all zero where all values are equal. Order is kept.
+        float64 [n], in the order of the values (equal values stay equal), and the scale that was used.
     """
-    if len(values) == 0:
-        return np.zeros(0, np.float64)
-    centred = np.asarray(values, np.float64) - np.mean(values, dtype=np.float64)
-    # Rounding can leave a mean beside equal values: a tie must stay a tie of exact zeros.
-    if np.ptp(values) == 0:
-        return np.zeros(len(values), np.float64)
     n = len(values)
-    variance = (n * np.mean(centred**2) + prior_count * prior_std**2) / (n + prior_count)
-    return np.asarray(centred / np.sqrt(variance), np.float64)
+    exact = np.asarray(values, np.float64)
+    mean = (float(exact.sum()) + prior_count * prior_mean) / (n + prior_count)
+    variance = (n * float(exact.var()) if n else 0.0) + prior_count * prior_std**2
+    scale = Scale(mean, float(np.sqrt(variance / (n + prior_count))))
+    return (exact - scale.mean) / scale.std, scale
 
 
 def neighbour_part(
@@ -113,47 +138,61 @@ def neighbour_part(
 
 
 def fuse(
-    signals: Mapping[str, NDArray[np.float32]],
+    turn: Mapping[str, NDArray[np.float32]],
     *,
     weights: FusionWeights,
     lexical_ceiling: float,
+    context: Mapping[str, NDArray[np.float32]] | None = None,
     pooled: NDArray[np.float32] | None = None,
     extra: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Fused:
     """Adds the signals of n candidates up.
 
     Args:
-        signals: Any of "maxsim", "dense", "lexical" to float32 [n]; a missing one is left out and the weights
-            of the others are scaled up to keep their sum.
+        turn: The turn's share of any of "maxsim", "dense", "lexical": float32 [n] each; a missing one is left
+            out and the weights of the others are scaled up to keep their sum.
         weights: See `FusionWeights`.
-        lexical_ceiling: The largest BM25 score the query could reach, the unit of the lexical prior.
+        lexical_ceiling: The largest BM25 score the query could reach, the unit of the lexical priors.
+        context: The context's share of the same signals, to be added to the turn's.
         pooled: float32 [n, dense_dim] for the neighbours' part; None leaves that part out.
-        extra: Further parts in units of the score, added as they are.
+        extra: Further parts in units of the score, added last and as they are.
 
     Returns:
         The scores and their parts.
     """
-    present = {name: getattr(weights, name) for name in ("maxsim", "dense", "lexical") if name in signals}
+    present = {name: getattr(weights, name) for name in SIGNALS if name in turn}
     total = sum(present.values()) or 1.0
+    n = len(next(iter(turn.values())))
     parts: dict[str, NDArray[np.float64]] = {}
+    moved = np.zeros(n)
     for name, weight in present.items():
         unit = max(lexical_ceiling, 1e-6) if name == "lexical" else 1.0
-        values = standardise(
-            signals[name], prior_std=weights.prior_std[name] * unit, prior_count=weights.prior_count
+        added = context[name] if context else np.zeros(n, np.float32)
+        together, scale = standardise(
+            turn[name] + added,
+            prior_mean=weights.prior_mean[name] * unit,
+            prior_std=weights.prior_std[name] * unit,
+            prior_count=weights.prior_count,
         )
-        parts[name] = weight / total * values
-    parts.update(extra or {})
-    base = sum(parts.values(), start=np.zeros(1))
-    if pooled is not None and len(pooled):
+        share = (added - (added.mean() if n else 0.0)) / scale.std
+        parts[name] = weight / total * (together - share)
+        moved += weight / total * share
+    if context:
+        own = sum(parts.values(), start=np.zeros(n))
+        spread = float(np.ptp(own)) if n else 0.0
+        parts["context"] = np.clip(moved, -spread, spread)
+    base = sum(parts.values(), start=np.zeros(n))
+    if pooled is not None:
         parts["neighbours"] = neighbour_part(base, pooled, count=weights.neighbour_count, share=weights.neighbours)
-    return Fused(score=np.asarray(sum(parts.values(), start=np.zeros(1)), np.float64), parts=parts)
+    parts.update(extra or {})
+    return Fused(score=np.asarray(sum(parts.values(), start=np.zeros(n)), np.float64), parts=parts)
 
 
 def token_weights(idf: NDArray[np.float32], power: float) -> NDArray[np.float32]:
     """MaxSim weight of each query token: rarer words count somewhat more.
 
     Args:
-        idf: float32 [q_len], >= 0; 0 for tokens of stop words and for words outside the vocabulary of the index.
+        idf: float32 [q_len], >= 0; 0 for tokens of stop words and punctuation.
         power: See `FusionWeights.idf_power`.
 
     Returns:

@@ -120,9 +120,13 @@ def test_packing_nothing_is_refused():
 values = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=30).map(lambda v: np.array(v, np.float32))
 
 
+def z_scores(values, mean=0.0, std=0.1, count=20):
+    return standardise(values, prior_mean=mean, prior_std=std, prior_count=count)[0]
+
+
 @given(values)
 def test_standardising_keeps_order_and_ties(v):
-    z = standardise(v, prior_std=0.1, prior_count=20)
+    z = z_scores(v)
     assert np.isfinite(z).all()
     for i in range(len(v)):
         for j in range(len(v)):
@@ -132,14 +136,14 @@ def test_standardising_keeps_order_and_ties(v):
                 assert z[i] >= z[j]
 
 
-@given(st.floats(-1, 1, width=32), st.integers(1, 20))
-def test_equal_values_give_exact_zeros(value, n):
-    assert not standardise(np.full(n, value, np.float32), prior_std=0.1, prior_count=20).any()
-
-
 def test_a_hair_between_two_candidates_stays_a_hair():
-    z = standardise(np.array([0.5, 0.5001], np.float32), prior_std=0.1, prior_count=20)
+    z = z_scores(np.array([0.5, 0.5001], np.float32))
     assert abs(z[1] - z[0]) < 0.01
+
+
+def test_a_lone_candidate_is_judged_by_what_is_usual():
+    good, poor = (float(z_scores(np.array([x], np.float32), mean=0.4)[0]) for x in (0.7, 0.2))
+    assert good > 0 > poor
 
 
 @st.composite
@@ -190,7 +194,25 @@ def test_a_missing_signal_is_left_out_and_the_rest_keep_their_sum():
     dense = np.array([0.1, 0.9], np.float32)
     fused = fuse({"dense": dense}, weights=FusionWeights(), lexical_ceiling=1.0)
     assert list(fused.parts) == ["dense"]
-    np.testing.assert_allclose(fused.parts["dense"], standardise(dense, prior_std=0.106, prior_count=20))
+    np.testing.assert_allclose(fused.parts["dense"], z_scores(dense, mean=0.36, std=0.106))
+
+
+@given(candidates(), st.floats(0, 100))
+def test_context_moves_a_passage_by_at_most_the_turns_own_spread(case, force):
+    turn, pooled, extra = case
+    context = {name: (force * extra).astype(np.float32) for name in turn}
+    fused = fuse(turn, weights=FusionWeights(), lexical_ceiling=30.0, context=context, pooled=pooled)
+    own = sum(fused.parts[name] for name in turn)
+    assert (np.abs(fused.parts["context"]) <= np.ptp(own) + 1e-9).all()
+
+
+@given(candidates())
+def test_context_that_says_nothing_changes_nothing(case):
+    turn, pooled, _ = case
+    silent = {name: np.zeros_like(v) for name, v in turn.items()}
+    plain = fuse(turn, weights=FusionWeights(), lexical_ceiling=30.0, pooled=pooled)
+    with_silence = fuse(turn, weights=FusionWeights(), lexical_ceiling=30.0, pooled=pooled, context=silent)
+    np.testing.assert_array_equal(plain.score, with_silence.score)
 
 
 def test_no_candidates_fuse_to_nothing():

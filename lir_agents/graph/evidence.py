@@ -1,0 +1,127 @@
+"""From what tools answered to evidence about documents: boosts, requirements, named documents.
+
+A field of a tool's output speaks of documents through a `ToolBinding`, or by naming them (`document_id(s)`,
+`passage_id(s)`). Only what the scope already allows can be boosted; nothing here can widen it. Confidence c counts
+as `max(0, 2c - 1)`: a claim that is more likely wrong than right moves nothing. Of several answers of one tool on
+one field, each older one counts half as much as the next newer one, and each has its own part in the breakdown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lir_agents.arrays import RowMask
+from lir_agents.graph.conversation import Conversation
+from lir_agents.graph.rooms import Rooms
+from lir_agents.stores.columns import Snapshot
+from lir_agents.types import ToolBinding, ToolSignal
+
+__all__ = ["Boost", "Evidence", "evidence_of"]
+
+_OLDER = 0.5
+_NAMING = ("document_id", "document_ids", "passage_id", "passage_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """Evidence for some passages.
+
+    Attributes:
+        label: Its part of the breakdown: "tool:NAME", older answers "tool:NAME@-1", "tool:NAME@-2", ….
+        strength: What it adds to a score, > 0.
+        rows: The passages it speaks for: bool [max_row + 1], within the scope.
+    """
+
+    label: str
+    strength: float
+    rows: RowMask
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the tools say about the passages in view.
+
+    Attributes:
+        boosts: Newest first.
+        required: Passages that every requirement lets through; None where nothing is required.
+    """
+
+    boosts: tuple[Boost, ...] = ()
+    required: RowMask | None = None
+
+
+def evidence_of(rooms: Rooms, conversation: Conversation, snapshot: Snapshot, allowed: RowMask) -> Evidence:
+    """Reads tools' answers as evidence.
+
+    Args:
+        rooms: The open rooms, with the bindings.
+        conversation: Its `signals`.
+        snapshot: The state that `allowed` comes from.
+        allowed: What the scope and the filter allow.
+    """
+    boosts: list[Boost] = []
+    required: RowMask | None = None
+    ages: Counter[tuple[str, str]] = Counter()
+    for position, signal in enumerate(reversed(conversation.signals)):
+        trust = max(0.0, 2.0 * signal.confidence - 1.0)
+        for field, mode, rows in _spoken_of(rooms, signal, snapshot):
+            age = ages[signal.tool, field]
+            ages[signal.tool, field] += 1
+            if mode == "require":
+                # Only this turn's answers may drop documents: what was required once is no rule for ever.
+                if trust > 0 and age == 0 and position < conversation.fresh:
+                    required = rows if required is None else required & rows
+            elif trust > 0:
+                label = f"tool:{signal.tool}" + (f"@-{age}" if age else "")
+                boosts.append(Boost(label, rooms.weights.tool * trust * _OLDER**age, rows & allowed))
+    return Evidence(tuple(boosts), required)
+
+
+def _spoken_of(rooms: Rooms, signal: ToolSignal, snapshot: Snapshot) -> Iterator[tuple[str, str, RowMask]]:
+    """(field, mode, passages) for everything in a tool's answer that speaks of documents."""
+    if not isinstance(signal.output, Mapping):
+        return
+    for binding in rooms.bindings:
+        if binding.tool == signal.tool:
+            value = _field(signal.output, binding)
+            if value is not None:
+                yield binding.field, binding.mode, _matching(rooms, binding.metadata_key, value, snapshot)
+    names = [name for field in _NAMING for name in _names(signal.output.get(field))]
+    if names:
+        yield "documents", "boost", _named(rooms, names, len(snapshot.live))
+
+
+def _field(output: Mapping[str, Any], binding: ToolBinding) -> Any:
+    value: Any = output
+    for part in binding.field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str | int | float | bool | list) else None
+
+
+def _matching(rooms: Rooms, key: str, value: Any, snapshot: Snapshot) -> RowMask:
+    values = (
+        [item for item in value if isinstance(item, str | int | float | bool)]
+        if isinstance(value, list)
+        else [value]
+    )
+    if not values:
+        return np.zeros(len(snapshot.live), np.bool_)
+    return rooms.catalog.match({key: {"$in": values}}, snapshot=snapshot)
+
+
+def _named(rooms: Rooms, names: Sequence[str], size: int) -> RowMask:
+    mask = np.zeros(size, np.bool_)
+    rows = [row for found in rooms.catalog.rows_of(names).values() for row in found.tolist()]
+    rows += rooms.catalog.rows_by_passage_id(names).values()
+    mask[[row for row in rows if row < size]] = True
+    return mask
+
+
+def _names(value: Any) -> list[str]:
+    listed = value if isinstance(value, list | tuple) else [value]
+    return [name for name in listed if isinstance(name, str) and name]

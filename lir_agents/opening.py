@@ -1,0 +1,213 @@
+"""Opens an index directory: every room of it, agreed with what the index was made with, or none at all."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from langgraph.store.base import BaseStore
+
+from lir_agents.audit import payloads
+from lir_agents.audit.log import AuditLog
+from lir_agents.config import Settings
+from lir_agents.encoding.base import Encoder
+from lir_agents.encoding.open import open_encoder
+from lir_agents.errors import ConfigError, InputError, IntegrityError, StoreError
+from lir_agents.graph.rooms import Rooms
+from lir_agents.ingest.compose import Budget, Composer
+from lir_agents.ingest.pipeline import Committing, Ingestor
+from lir_agents.ingest.reconcile import reconcile
+from lir_agents.memory.session import SessionMemory
+from lir_agents.policy.base import Policy
+from lir_agents.policy.guard import open_policy
+from lir_agents.stores.catalog import Catalog
+from lir_agents.stores.layout import IndexLayout
+from lir_agents.stores.lexical import LmdbLexical
+from lir_agents.stores.lock import IndexLock
+from lir_agents.stores.tokens import LmdbTokens
+from lir_agents.stores.vectors import ChromaVectors
+from lir_agents.types import AddReport, ToolBinding
+
+__all__ = ["Access", "Opened", "open_rooms"]
+
+Access = Literal["open", "acl"] | Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open index directory. Closing `resources` releases every file and the lock."""
+
+    path: Path
+    rooms: Rooms
+    ingestor: Ingestor
+    resources: ExitStack
+
+
+def open_rooms(
+    path: Path,
+    *,
+    access: Access | None,
+    encoder: str | Path | Encoder | None,
+    settings: Settings,
+    bindings: Sequence[ToolBinding],
+    store: BaseStore | None,
+    create: bool,
+) -> Opened:
+    """Opens the rooms in the order they depend on each other; see `LateInteractionIndex.open`.
+
+    Raises:
+        InputError, IndexLocked, IntegrityError, ConfigError, StoreError: Nothing stays open.
+    """
+    layout = IndexLayout(path)
+    layout.prepare(create=create)
+    with ExitStack() as opening:
+        opening.enter_context(IndexLock(layout.lock))
+        catalog = opening.enter_context(Catalog.open(layout.catalog, create=create))
+        policy = _agreed_policy(catalog, access)
+        model = _agreed_encoder(catalog, encoder)
+        audit = opening.enter_context(_agreed_audit(catalog, layout.audit))
+        _write_down(catalog, policy, model, audit)
+        tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
+        opening.callback(tokens.close)
+        lexical = LmdbLexical.open(layout.lexical)
+        opening.callback(lexical.close)
+        vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
+        opening.callback(vectors.close)
+        composer = Composer(model.token_spans, title_tokens=Budget.of(settings.ingest, model).title)
+        reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
+        kept = store if store is not None else _sqlite_store(layout.memory, opening)
+        rooms = Rooms(
+            catalog=catalog,
+            vectors=vectors,
+            tokens=tokens,
+            lexical=lexical,
+            encoder=model,
+            composer=composer,
+            policy=policy,
+            audit=audit,
+            memory=SessionMemory(kept, index_id=audit.origin, settings=settings.memory),
+            settings=settings,
+            origin=uuid.uuid4().hex,
+            bindings=tuple(bindings),
+        )
+        ingestor = Ingestor(
+            catalog=catalog,
+            encoder=model,
+            tokens=tokens,
+            vectors=vectors,
+            lexical=lexical,
+            access_key=policy.access_key,
+            composer=composer,
+            settings=settings.ingest,
+            committing=_recorder(catalog, audit),
+        )
+        return Opened(layout.path, rooms, ingestor, opening.pop_all())
+    raise AssertionError("unreachable: the stack either returns or raises")
+
+
+def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:
+    """LangGraph's own SQLite store, in one file of the index directory."""
+    from langgraph.store.sqlite import SqliteStore
+
+    try:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        opening.callback(connection.close)
+        connection.execute("PRAGMA journal_mode=WAL")
+        # What a conversation said may be lost with the last second of a crashed machine; what it is worth does not
+        # warrant a disk sync in every search.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA secure_delete=ON")
+        store = SqliteStore(connection)
+        store.setup()
+    except sqlite3.Error as error:
+        raise StoreError(str(error), store="memory", operation="open", remedy=f"Move {path} away.") from error
+    return store
+
+
+def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
+    def record(documents: Sequence[tuple[str, int, str]], report: AddReport) -> None:
+        generation = catalog.generation()
+        audit.append(
+            payloads.ingest(
+                None,
+                documents=documents,
+                report=report,
+                generation=generation.fingerprint if generation else "",
+                index_epoch=catalog.epoch + 1,
+            )
+        )
+
+    return record
+
+
+def _agreed_policy(catalog: Catalog, access: Access | None) -> Policy:
+    """The policy the index was created with; what is asked for must be the same."""
+    recorded = catalog.get_meta("access")
+    policy = open_policy(access if access is not None else _by_name(recorded or "open"))
+    if recorded is not None and policy.name != recorded:
+        raise InputError(
+            f"is {policy.name!r}, and this index was created with {recorded!r}",
+            field="access",
+            remedy="Leave access out, or ingest into a new index: who may read is fixed when an index is made.",
+        )
+    return policy
+
+
+def _by_name(name: str) -> Literal["open", "acl"]:
+    if name == "open":
+        return "open"
+    if name == "acl":
+        return "acl"
+    raise ConfigError(
+        f"this index was created with the policy {name!r}", setting="access", remedy="Pass that policy as access=."
+    )
+
+
+def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Encoder:
+    """The encoder whose vectors the index holds; any other is refused by its fingerprint."""
+    generation = catalog.generation()
+    if spec is None and generation is not None:
+        spec = generation.name
+    encoder = open_encoder(spec)
+    if generation is not None and generation.fingerprint != encoder.fingerprint:
+        raise IntegrityError(
+            f"This index holds vectors of {generation.name} ({generation.fingerprint[:12]}), and the encoder given "
+            f"is {encoder.name} ({encoder.fingerprint[:12]}); vectors of two encoders never meet.",
+            remedy="Open it with the encoder it was made with, or ingest into a new index.",
+        )
+    return encoder
+
+
+def _agreed_audit(catalog: Catalog, path: Path) -> AuditLog:
+    """The audit log that the index began with; a missing one is not replaced by an empty one that would verify."""
+    origin = catalog.get_meta("audit")
+    if origin is not None and not path.exists():
+        raise IntegrityError(
+            f"{path} is gone: the audit log of this index.", remedy="Restore it from a backup, with the catalog."
+        )
+    audit = AuditLog.open(path)
+    if origin not in (None, audit.origin):
+        audit.close()
+        raise IntegrityError(
+            f"{path} is the audit log of another index.", remedy="Restore this index's own from a backup."
+        )
+    return audit
+
+
+def _write_down(catalog: Catalog, policy: Policy, encoder: Encoder, audit: AuditLog) -> None:
+    """Writes down what a new index is made with, once all of it is known to be there."""
+    if catalog.generation() is None:
+        catalog.add_generation(
+            fingerprint=encoder.fingerprint,
+            name=encoder.name,
+            dense_dim=encoder.dense_dim,
+            token_dim=encoder.token_dim,
+        )
+    for key, value in (("access", policy.name), ("audit", audit.origin)):
+        if catalog.get_meta(key) is None:
+            catalog.set_meta(key, value)
