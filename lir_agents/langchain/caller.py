@@ -18,13 +18,17 @@ from lir_agents.types import Principal
 __all__ = ["ambient_runtime", "caller"]
 
 
-def caller(bound: Principal | None, thread_id: str | None, runtime: Any) -> RetrievalContext:
+def caller(
+    bound: Principal | None, thread_id: str | None, runtime: Any, *, checkpointed: bool = False
+) -> RetrievalContext:
     """Joins what a door was bound to with the run that it is called from.
 
     Args:
         bound: The principal that the door was bound to, if any.
         thread_id: The conversation that the door was bound to; it wins over the run's.
         runtime: The `Runtime` or `ToolRuntime` of the graph around; None outside of one.
+        checkpointed: Whether the `thread_id` that the graph is checkpointed under is the conversation, where
+            nobody names another.
 
     Raises:
         AccessDenied: Both name a principal and they differ. Either may read what the other may not, so neither
@@ -39,9 +43,10 @@ def caller(bound: Principal | None, thread_id: str | None, runtime: Any) -> Retr
             "The door is bound to one principal, and the run that it is called from is another's.",
             remedy="Bind none where the run's context carries the principal.",
         )
-    return RetrievalContext(
-        bound if bound is not None else run.principal, thread_id or run.thread_id, run.budget_ms
-    )
+    conversation = thread_id or run.thread_id
+    if checkpointed and conversation is None:
+        conversation = getattr(getattr(runtime, "execution_info", None), "thread_id", None)
+    return RetrievalContext(bound if bound is not None else run.principal, conversation, run.budget_ms)
 
 
 def ambient_runtime() -> Any:

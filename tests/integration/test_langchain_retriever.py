@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_tests.integration_tests import RetrieversIntegrationTests
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import ServerInfo
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from lir_agents import AccessDenied, InputError, LateInteractionIndex, Principal
+from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.langchain import LateInteractionRetriever
 from lir_agents.langchain.caller import caller
@@ -206,3 +210,40 @@ def test_a_principal_may_be_plain_data(open_index: LateInteractionIndex) -> None
     assert LateInteractionRetriever(index=open_index, principal=given).principal == Principal(
         "alice", groups=["group:staff"]
     )
+
+
+class Talk(TypedDict):
+    query: str
+    found: list[str]
+    documents: list[Document]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_three_turns_under_a_checkpointer(acl_index: LateInteractionIndex, mode: str) -> None:
+    """A retriever in a node, and the retrieval graph as a subgraph, in an agent that is checkpointed."""
+    retriever = LateInteractionRetriever(index=acl_index, k=3)
+
+    def node(state: Talk) -> dict[str, Any]:
+        return {"found": [str(found.id) for found in retriever.invoke(state["query"])]}
+
+    async def anode(state: Talk) -> dict[str, Any]:
+        return {"found": [str(found.id) for found in await retriever.ainvoke(state["query"])]}
+
+    builder = StateGraph(Talk, context_schema=RetrievalContext)
+    builder.add_node("ask", node if mode == "sync" else anode)
+    builder.add_node("retrieve", build_graph(acl_index).compile(checkpointer=False))
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "retrieve")
+    builder.add_edge("retrieve", END)
+    saver = InMemorySaver(serde=JsonPlusSerializer(pickle_fallback=False))
+    graph = builder.compile(checkpointer=saver)
+    for turn, query in enumerate(QUERIES[:3]):
+        who = (ALICE, BOB)[turn % 2]
+        config: Any = {"configurable": {"thread_id": "shared"}}
+        output = await graph.ainvoke({"query": query}, config, context=RetrievalContext(who))
+        expected = [hit.passage_id for hit in acl_index.search(query, k=10, principal=who)]
+        assert output["found"] == expected[:3]
+        assert [document.id for document in output["documents"]] == expected
+    checkpoints = list(saver.list(None))
+    assert QUERIES[0] in str(checkpoints)
+    assert "group:" not in str(checkpoints), "principals are in no checkpoint"

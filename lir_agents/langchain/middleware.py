@@ -1,0 +1,243 @@
+"""`LateInteractionMiddleware`: gives an agent of `langchain.agents.create_agent` the index and its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, NotRequired
+
+from langchain.agents.middleware.types import (
+    AgentMiddleware,
+    AgentState,
+    ModelRequest,
+    ModelResponse,
+    PrivateStateAttr,
+    ToolCallRequest,
+)
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
+from langgraph.channels import UntrackedValue
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from lir_agents.engine import LateInteractionIndex
+from lir_agents.errors import StoreError
+from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.quote import quote
+from lir_agents.langchain.caller import caller
+from lir_agents.langchain.tool import LateInteractionSearchTool
+from lir_agents.types import Principal, SearchResult, ToolSignal, Turn
+
+__all__ = ["LateInteractionMiddleware"]
+
+_log = logging.getLogger(__name__)
+
+ToolResult = ToolMessage | Command[Any]
+
+
+class RetrievalState(AgentState[Any]):
+    """What one run of the agent keeps to itself; never written to a checkpoint."""
+
+    lir_quoted: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
+    lir_shown: NotRequired[Annotated[list[str], UntrackedValue, PrivateStateAttr]]
+
+
+class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
+    """Remembers what is said and what tools answer, so that the next search is ranked in its light.
+
+    What it does in one run of an agent:
+
+    * before: remembers what the user said and, with ``inject=True``, retrieves for it;
+    * at each model call, with ``inject=True``: shows the passages, quoted, before the user's last message; they
+      are in no checkpoint and are not kept in the conversation;
+    * at each tool call: remembers what the tool answered (not of the search tool itself: that is in the index);
+    * after: remembers the answer, and which passages it was made from.
+
+    Everything lies under the principal and the conversation of the run. These come from the run's context (a
+    `RetrievalContext`, or any object or mapping with these fields), from the authenticated user of a LangGraph
+    server, or were bound here; without a `thread_id`, the `thread_id` of the agent's checkpointer is the
+    conversation. Without either, nothing is remembered. Where remembering fails, the agent goes on, and the loss is
+    logged as a warning.
+
+    Args:
+        index: The open index; shared, never closed by the middleware.
+        principal: Who asks, where the run does not say.
+        thread_id: The conversation, where the run does not say.
+        k: Passages per search; None: the index's default.
+        filter: Metadata filter that every search is held to.
+        offer_tool: Whether the agent may search by itself, with `LateInteractionSearchTool`.
+        inject: Whether every turn of the user is searched for before the model is asked.
+
+    Example:
+        >>> agent = create_agent(
+        ...     model, tools, middleware=[LateInteractionMiddleware(index)], context_schema=RetrievalContext
+        ... )
+        >>> agent.invoke({"messages": [...]}, context=RetrievalContext(principal=alice, thread_id="t1"))
+    """
+
+    state_schema = RetrievalState
+
+    def __init__(
+        self,
+        index: LateInteractionIndex,
+        *,
+        principal: Principal | None = None,
+        thread_id: str | None = None,
+        k: int | None = None,
+        filter: dict[str, Any] | None = None,
+        offer_tool: bool = True,
+        inject: bool = False,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.principal = principal
+        self.thread_id = thread_id
+        self.k = k
+        self.filter = filter
+        self.inject = inject
+        offered = LateInteractionSearchTool(
+            index=index, k=k, principal=principal, thread_id=thread_id, filter=filter
+        )
+        self.tools = [offered] if offer_tool else []
+
+    # ------------------------------------------------------------ before the agent
+
+    def before_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Retrieves for the user's turn, then remembers it."""
+        who, said = self._who(runtime), _new_turns(state["messages"])
+        result = self.index.search(**self._asked(said[-1], who)) if self.inject and said else None
+        self._remember(who, [Turn("user", text) for text in said])
+        return _kept(result)
+
+    async def abefore_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """`before_agent`, without blocking the event loop."""
+        who, said = self._who(runtime), _new_turns(state["messages"])
+        result = await self.index.asearch(**self._asked(said[-1], who)) if self.inject and said else None
+        await asyncio.to_thread(self._remember, who, [Turn("user", text) for text in said])
+        return _kept(result)
+
+    # ------------------------------------------------------------ around the model and its tools
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Shows the retrieved passages to the model."""
+        return handler(_with_passages(request))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """`wrap_model_call`, asynchronously."""
+        return await handler(_with_passages(request))
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolResult]
+    ) -> ToolResult:
+        """Runs the tool, then remembers what it answered."""
+        result = handler(request)
+        self._remember(self._who(request.runtime), self._signals(request, result))
+        return result
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolResult]]
+    ) -> ToolResult:
+        """`wrap_tool_call`, without blocking the event loop."""
+        result = await handler(request)
+        signals = self._signals(request, result)
+        await asyncio.to_thread(self._remember, self._who(request.runtime), signals)
+        return result
+
+    # ------------------------------------------------------------ after the agent
+
+    def after_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> None:
+        """Remembers the answer and what it was made from."""
+        self._remember(self._who(runtime), _answers(state))
+
+    async def aafter_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> None:
+        """`after_agent`, without blocking the event loop."""
+        await asyncio.to_thread(self._remember, self._who(runtime), _answers(state))
+
+    # ------------------------------------------------------------ translation
+
+    def _who(self, runtime: Any) -> RetrievalContext:
+        return caller(self.principal, self.thread_id, runtime, checkpointed=True)
+
+    def _asked(self, query: str, who: RetrievalContext) -> dict[str, Any]:
+        return {
+            "query": query,
+            "k": self.k,
+            "principal": who.principal,
+            "thread_id": who.thread_id,
+            "budget_ms": who.budget_ms,
+            "filter": self.filter,
+            "remember": False,  # the turn is remembered by this middleware, once
+        }
+
+    def _remember(self, who: RetrievalContext, said: Sequence[Turn | ToolSignal]) -> None:
+        if who.thread_id is None or not said:
+            return
+        try:
+            self.index.memory.remember(who.principal, who.thread_id, said)
+        except StoreError as error:
+            _log.warning("The conversation could not be remembered: %s", error)
+
+    def _signals(self, request: ToolCallRequest, result: ToolResult) -> list[ToolSignal]:
+        name = request.tool_call["name"]
+        if not isinstance(result, ToolMessage) or isinstance(request.tool, LateInteractionSearchTool):
+            return []
+        failed = result.status == "error"
+        text = _text(result)
+        return [ToolSignal(name, "" if failed else text, error=text if failed else "")]
+
+
+def _new_turns(messages: Sequence[AnyMessage]) -> list[str]:
+    """What the user said since the agent last did anything."""
+    said: list[str] = []
+    for message in reversed(messages):
+        if isinstance(message, AIMessage | ToolMessage):
+            break
+        if isinstance(message, HumanMessage) and (text := _text(message)):
+            said.append(text)
+    return said[::-1]
+
+
+def _answers(state: RetrievalState) -> list[Turn]:
+    """The agent's last words, with the passages that this run retrieved."""
+    messages = state["messages"]
+    last = messages[-1] if messages else None
+    if not isinstance(last, AIMessage) or not (text := _text(last)):
+        return []
+    shown = dict.fromkeys(state.get("lir_shown", ()))
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            break
+        if isinstance(message, ToolMessage) and isinstance(message.artifact, list):
+            shown.update(dict.fromkeys(_passage_ids(message.artifact)))
+    return [Turn("assistant", text, tuple(shown))]
+
+
+def _passage_ids(artifact: list[Any]) -> list[str]:
+    """Of the documents that came out of an index."""
+    return [found.id for found in artifact if isinstance(found, Document) and found.id and "lir" in found.metadata]
+
+
+def _kept(result: SearchResult | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {"lir_quoted": quote(result), "lir_shown": [hit.passage_id for hit in result]}
+
+
+def _with_passages(request: ModelRequest[Any]) -> ModelRequest[Any]:
+    quoted = request.state.get("lir_quoted")
+    messages = request.messages
+    last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
+    if not isinstance(quoted, str) or last is None:
+        return request
+    # As a message of its own beside the user's, never in the system prompt: what documents say is not an order.
+    passages = HumanMessage(f"Passages retrieved for the next message:\n{quoted}")
+    return request.override(messages=[*messages[:last], passages, *messages[last:]])
+
+
+def _text(message: BaseMessage) -> str:
+    return message.text.strip()
