@@ -17,7 +17,7 @@ from langgraph.prebuilt import ToolNode
 
 from lir_agents.types import ToolSignal
 
-__all__ = ["ToolRun", "run_tools"]
+__all__ = ["ToolRun", "run_tools", "signal_of"]
 
 _WORKERS = 8
 
@@ -88,8 +88,21 @@ def _signal(name: str, future: Future[Any] | None, left_s: float, timeout_s: flo
     except Exception as error:  # noqa: BLE001 - a tool is anybody's code; its failure is a signal, not ours
         return ToolSignal(name, "", 0.0, error=f"{type(error).__name__}: {error}"[:500])
     message = answered["messages"][-1]
-    if not isinstance(message, ToolMessage) or message.status == "error":
+    if not isinstance(message, ToolMessage):
         return ToolSignal(name, "", 0.0, error=str(getattr(message, "content", message))[:500])
+    return signal_of(name, message, max_chars=max_chars)
+
+
+def signal_of(name: str, message: ToolMessage, *, max_chars: int) -> ToolSignal:
+    """What a tool answered, as a signal: in fields where it answered in fields, with its own confidence.
+
+    Args:
+        name: The tool's.
+        message: Its answer, or its failure.
+        max_chars: Longest text kept, in characters.
+    """
+    if message.status == "error":
+        return ToolSignal(name, "", 0.0, error=str(message.content)[:500])
     output = _output(message, max_chars)
     return ToolSignal(name, output, _confidence(output))
 

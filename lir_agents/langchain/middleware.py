@@ -25,6 +25,7 @@ from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import StoreError
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.quote import quote
+from lir_agents.graph.tool_runs import signal_of
 from lir_agents.langchain.caller import caller
 from lir_agents.langchain.tool import LateInteractionSearchTool
 from lir_agents.types import Principal, SearchResult, ToolSignal, Turn
@@ -183,12 +184,10 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
             _log.warning("The conversation could not be remembered: %s", error)
 
     def _signals(self, request: ToolCallRequest, result: ToolResult) -> list[ToolSignal]:
-        name = request.tool_call["name"]
         if not isinstance(result, ToolMessage) or isinstance(request.tool, LateInteractionSearchTool):
             return []
-        failed = result.status == "error"
-        text = _text(result)
-        return [ToolSignal(name, "" if failed else text, error=text if failed else "")]
+        longest = self.index.rooms.settings.memory.max_chars
+        return [signal_of(request.tool_call["name"], result, max_chars=longest)]
 
 
 def _new_turns(messages: Sequence[AnyMessage]) -> list[str]:

@@ -18,11 +18,12 @@ from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from lir_agents.encoding.base import QueryText
-from lir_agents.engine import Access, LateInteractionIndex
+from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import InputError
 from lir_agents.ingest.adapters import to_document
 from lir_agents.langchain.adopt import adopt_collection
 from lir_agents.langchain.caller import ambient_runtime, caller
+from lir_agents.opening import Access
 from lir_agents.types import AddReport, Filter, Hit, Principal, SearchResult
 
 __all__ = ["LateInteractionVectorStore"]
