@@ -44,7 +44,8 @@ class LirError(Exception):
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         self.remedy = remedy
-        super().__init__(f"{message} {remedy}".strip() if remedy else message)
+        stop = "" if not remedy or message.endswith((".", "!", "?")) else "."
+        super().__init__(f"{message}{stop} {remedy}".strip())
 
 
 class ConfigError(LirError):

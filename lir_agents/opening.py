@@ -78,7 +78,7 @@ def open_rooms(
         opening.callback(lexical.close)
         vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
         opening.callback(vectors.close)
-        composer = Composer(model.token_spans, title_tokens=Budget.of(settings.ingest, model).title)
+        composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
         kept = store if store is not None else _sqlite_store(layout.memory, opening)
         rooms = Rooms(
@@ -181,6 +181,21 @@ def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Enco
             remedy="Open it with the encoder it was made with, or ingest into a new index.",
         )
     return encoder
+
+
+def _agreed_title_tokens(catalog: Catalog, settings: Settings, encoder: Encoder) -> int:
+    """How much of a title is encoded with each passage: fixed when the index is made, because every stored vector
+    and every explanation depends on it."""
+    wanted, recorded = Budget.of(settings.ingest, encoder).title, catalog.get_meta("title_tokens")
+    if recorded is None:
+        catalog.set_meta("title_tokens", str(wanted))
+    elif int(recorded) != wanted:
+        raise ConfigError(
+            f"ingest.title_tokens is {wanted}, and this index was made with {recorded}",
+            setting="ingest.title_tokens",
+            remedy=f"Set it to {recorded}, or ingest into a new index.",
+        )
+    return wanted
 
 
 def _agreed_audit(catalog: Catalog, path: Path) -> AuditLog:
