@@ -3,20 +3,26 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA   ?= ../shared/data
+BENCH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long bench check format docs clean
+.PHONY: help install demo test test-long check format bench tables docs api constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort | expand -t 14
 
 install: $(STAMP) ## Create .venv and install the package with its development tools
 
+# torch first and by itself: pip then takes the build that the machine's own index offers, before anything else asks.
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,langchain,llama-index]'
+	@echo "Installing: a few minutes the first time."
+	@$(PIP) torch
+	@$(PIP) -e '.[dev,cedar,langchain,llama-index]'
 	@touch $@
 
 demo: $(STAMP) ## Index the Python language reference and hold a conversation over it
@@ -38,11 +44,25 @@ format: $(STAMP) ## Rewrite files into the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## Reproduce every number under benchmarks/results (DATA=folder of evaluation collections)
-	$(BIN)/python -m benchmarks --data $(DATA)
+bench: $(STAMP) ## Measure every number of benchmarks/results (DATA=folder of collections, BENCH='--only speed')
+	@$(PIP) -e '.[bench]'
+	$(BIN)/python -m benchmarks --data $(DATA) $(BENCH)
 
-docs: $(STAMP) ## Regenerate the reference pages under docs/
+tables: $(STAMP) ## Write the tables of README and docs from benchmarks/results
+	$(BIN)/python -m benchmarks tables
+
+docs: $(STAMP) ## Make the reference pages from the docstrings, into site/
 	$(BIN)/python docs/build.py
 
+api: $(STAMP) ## Write the snapshot of the public API that a test compares with
+	$(BIN)/python -m tests.unit.test_public_api
+
+constraints: ## Pin what a fresh environment resolves to today, into constraints.txt
+	$(PYTHON) -m venv --clear build/pins
+	build/pins/bin/python -m pip install --quiet torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+	build/pins/bin/python -m pip install --quiet -e '.[dev,bench,cedar,langchain,llama-index]'
+	{ sed -n '/^#/p' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > build/pins.txt
+	mv build/pins.txt constraints.txt
+
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist site
