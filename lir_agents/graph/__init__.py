@@ -1,6 +1,6 @@
 """The LangGraph wiring. The order of the steps stands here and nowhere else.
 
-    from lir_agents.graph import RetrievalContext, build_graph
+``from lir_agents.graph import RetrievalContext, build_graph``
 """
 
 from __future__ import annotations
