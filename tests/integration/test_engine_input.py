@@ -238,8 +238,8 @@ def test_bad_documents_are_named_and_the_others_are_in(empty):
     ["\u200b", "\ufeff\u200b", "\u00ad", ".", "🏖️", "\u0301", "\u202e", "\u2060" * 50, "a\u0300" * 500],
     ids=ascii,
 )
-def test_texts_without_words_are_stored_or_refused_with_a_reason(quick_path, text):
-    with LateInteractionIndex.open(quick_path / "i.lir") as index:
+def test_texts_without_words_are_stored_or_refused_with_a_reason(quick_path, office_index, text):
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=office_index.rooms.encoder) as index:
         report = index.add([Document(id="odd", text=text), Document(id="plain", text="A plain text.")])
         assert report.added + len(report.failed) == 2
         assert all(failure.id == "odd" and failure.reason for failure in report.failed)
