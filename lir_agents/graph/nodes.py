@@ -12,10 +12,9 @@ from langgraph.runtime import Runtime
 
 from lir_agents.audit import payloads
 from lir_agents.errors import StoreError
-from lir_agents.graph.candidates import View, find_candidates, look_at, read_in_context
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.conversation import conversation_of
-from lir_agents.graph.evidence import evidence_of
+from lir_agents.graph.find import find
 from lir_agents.graph.recall import Recalled, readable_names
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
@@ -24,7 +23,6 @@ from lir_agents.graph.rooms import HasRooms, Rooms
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
 from lir_agents.graph.surface import record_event, surface
 from lir_agents.graph.tool_runs import ToolRun, run_tools
-from lir_agents.memory.records import principal_label
 from lir_agents.memory.session import SessionMemory
 from lir_agents.types import Coverage, Hit, SearchResult, StageCoverage, ToolSignal, Turn
 
@@ -113,19 +111,8 @@ class Nodes:
         signals = state["signals"].value or ()
 
         def work() -> Found:
-            rooms = self.rooms
-            with refusals_recorded(rooms, admitted.scope.principal):
-                view = look_at(rooms, admitted.request, admitted.scope)
             conversation = conversation_of(recalled.turns, recalled.signals, signals)
-            evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed)
-            if evidence.required is not None:
-                view = View(view.snapshot, view.allowed & evidence.required)
-            owner = principal_label(admitted.scope.principal)
-            turn, context = read_in_context(rooms, admitted.request.query, conversation, view, owner)
-            depth = max(rooms.settings.search.first_stage_k, admitted.request.k)
-            boosted = [boost.rows for boost in evidence.boosts]
-            candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted)
-            return Found(view, turn, context, evidence, candidates)
+            return find(self.rooms, admitted.request, admitted.scope, conversation)
 
         return _staged("first_stage", runtime, work)
 
@@ -149,14 +136,7 @@ class Nodes:
             hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
         coverage = _coverage(state)
         event_id = record_event(
-            self.rooms,
-            admitted.request,
-            context,
-            admitted.scope,
-            found.view,
-            hits,
-            coverage,
-            candidates=len(ranked.rows),
+            self.rooms, admitted.request, context, admitted.scope, found, hits, coverage, len(ranked.rows)
         )
         if context.thread_id is not None and admitted.request.remember:
             coverage = self._remember(context, admitted.request.query, hits, state["signals"].value or (), coverage)
@@ -183,11 +163,6 @@ class Nodes:
         thread_id = context.thread_id or ""
         turn = Turn("user", query, [hit.passage_id for hit in hits])
         try:
-            self.rooms.audit.append(
-                payloads.memory_write(
-                    context.principal, operation="remember", thread_id=thread_id, role="user", text=query
-                )
-            )
             self._memory.remember(context.principal, thread_id, [*signals, turn])
         except StoreError as error:
             return Coverage({**coverage.stages, "memory": StageCoverage("failed", f"not remembered: {error}")})

@@ -17,6 +17,7 @@ from langchain_core.messages import AnyMessage
 from langgraph.channels import UntrackedValue
 
 from lir_agents.graph.candidates import Candidates, Context, Reading, View
+from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.evidence import Evidence
 from lir_agents.graph.recall import Recalled
 from lir_agents.graph.request import Request
@@ -47,9 +48,11 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Made by `first_stage`: the view, the readings of the query, what tools say, and the candidates."""
+    """Made by `first_stage`: the view, what was used of the conversation, the readings of the query, what tools
+    say, and the candidates."""
 
     view: View
+    conversation: Conversation
     turn: Reading
     context: Context | None
     evidence: Evidence

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
+from lir_agents.audit.events import AuditEvent
 from lir_agents.graph.candidates import View
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.request import Request
 from lir_agents.graph.rerank import Ranked
 from lir_agents.graph.rooms import Rooms
+from lir_agents.graph.sealing import seal
+from lir_agents.graph.state import Found
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
 from lir_agents.types import Coverage, Hit, Passage
 
-__all__ = ["readable_now", "record_event", "surface"]
+__all__ = ["readable_now", "record_event", "settings_digest", "surface"]
 
 
 def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, ranked: Ranked) -> tuple[Hit, ...]:
@@ -82,12 +87,14 @@ def record_event(
     request: Request,
     context: RetrievalContext,
     scope: AccessScope,
-    view: View,
+    found: Found,
     hits: Sequence[Hit],
     coverage: Coverage,
     candidates: int,
 ) -> str:
-    """Appends the retrieval to the audit log; its id.
+    """Appends the retrieval to the audit log, sealed with what a replay needs; its id.
+
+    That the turn is about to be remembered is recorded in the same transaction.
 
     Raises:
         StoreError: It could not be recorded; the caller must return nothing.
@@ -102,10 +109,22 @@ def record_event(
         k=request.k,
         coverage=coverage,
         generation=generation.fingerprint if generation else "",
-        index_epoch=view.snapshot.epoch,
+        index_epoch=found.view.snapshot.epoch,
         filter=request.filter,
         thread_id=context.thread_id,
-        as_of=None if request.as_of is None else str(request.as_of),
-        settings=hashlib.sha256(repr((rooms.settings.search, rooms.weights)).encode()).hexdigest(),
+        as_of=request.as_of.isoformat() if isinstance(request.as_of, datetime) else request.as_of,
+        settings=settings_digest(rooms),
     )
-    return rooms.audit.append(event)
+    sealed = seal(context.principal, found.conversation)
+    events: list[tuple[AuditEvent, dict[str, Any] | None]] = [(event, sealed)]
+    if context.thread_id is not None and request.remember:
+        written = payloads.memory_write(
+            context.principal, operation="remember", thread_id=context.thread_id, role="user", text=request.query
+        )
+        events.append((written, None))
+    return rooms.audit.append_many(events)[0]
+
+
+def settings_digest(rooms: Rooms) -> str:
+    """Hex sha256 of every setting that an order depends on."""
+    return hashlib.sha256(repr((rooms.settings.search, rooms.weights, rooms.bindings)).encode()).hexdigest()
