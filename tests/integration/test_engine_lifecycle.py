@@ -169,7 +169,8 @@ def where(path: Path, needle: bytes) -> list[str]:
 def test_erased_documents_are_in_no_byte_of_the_directory(tmp_path, encoder):
     path = tmp_path / "i.lir"
     editions = [f"The zanzibar quokka bonus of Wilhelmina is {n}7,{n}00 guilders, paid in brass." for n in (1, 2)]
-    reader = Principal("auditor", groups=["board:zirconium"])
+    # The reader's own grants stay in the log, because a replay asks with them; the document's others do not.
+    reader = Principal("auditor", groups=["staff:readers"])
     with LateInteractionIndex.open(path, access="acl", encoder=encoder) as index:
         index.add([Document(id=f"other/{i}", text=f"Other text {i}.", acl=["auditor"]) for i in range(300)])
         for text in editions:
@@ -180,7 +181,7 @@ def test_erased_documents_are_in_no_byte_of_the_directory(tmp_path, encoder):
                         title="Krakatoa memo",
                         text=text,
                         source_uri="file:///vesuvius.txt",
-                        acl=["board:zirconium"],
+                        acl=["board:zirconium", "staff:readers"],
                         metadata={"obsidian-key": "obsidian-value"},
                     )
                 ]
