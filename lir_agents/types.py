@@ -346,6 +346,12 @@ class Hit:
             "breakdown": dict(self.breakdown),
         }
 
+    def _repr_html_(self) -> str:
+        """A card, as notebooks show it; see `lir_agents.render_html`."""
+        from lir_agents.render_html import hit_html
+
+        return hit_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult(Sequence[Hit]):
@@ -394,6 +400,12 @@ class SearchResult(Sequence[Hit]):
             "timings_ms": dict(self.timings_ms),
             "event_id": self.event_id,
         }
+
+    def _repr_html_(self) -> str:
+        """Ranked cards, as notebooks show them; see `lir_agents.render_html`."""
+        from lir_agents.render_html import result_html
+
+        return result_html(self)
 
 
 @dataclass(frozen=True, slots=True)
