@@ -78,6 +78,9 @@ class MemorySettings(_Section):
     max_turns: int = Field(20, ge=0, le=1000, description="Turns recalled for one search, newest first.")
     ttl_s: float = Field(7 * 86_400.0, gt=0, description="Seconds after which what was remembered expires.")
     max_chars: int = Field(20_000, ge=1, description="Longest text kept of one turn or tool output, in characters.")
+    timeout_s: float = Field(
+        1.0, gt=0, description="Seconds that a search waits for the store; it goes on without memory after that."
+    )
 
 
 class Settings(BaseSettings):

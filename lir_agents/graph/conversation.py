@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 
 from lir_agents.types import ToolSignal, Turn
 
-__all__ = ["Conversation", "PooledTexts", "conversation_of"]
+__all__ = ["Conversation", "PooledTexts", "conversation_of", "is_said"]
 
 _QUESTIONS = 3
 """Earlier questions that lend words to BM25."""
+
+_QUESTION_CHARS = 1200
+"""Characters of a question, from its beginning, that are used: a pasted log costs seconds and adds nothing."""
 
 _ANSWER_CHARS = 1200
 """Characters of the last answer, from its end, that lend words to BM25 and are compared with the turn."""
@@ -68,24 +71,44 @@ def conversation_of(
 
     Args:
         turns: What people and agents said, oldest first.
-        remembered: What tools answered in earlier turns, oldest first.
+        remembered: What tools answered in earlier turns, oldest first; what they said in words is among `turns`.
         fresh: What tools answered in this turn, oldest first.
     """
-    questions = [turn.text for turn in turns if turn.role == "user" and turn.text.strip()]
+    questions = [turn.text[:_QUESTION_CHARS] for turn in turns if turn.role == "user" and turn.text.strip()]
     answers = [turn.text[-_ANSWER_CHARS:] for turn in turns if turn.role != "user" and turn.text.strip()]
-    signals = [signal for signal in (*remembered, *fresh) if not signal.error]
-    said = [signal for signal in signals if isinstance(signal.output, str) and signal.output.strip()]
+    said = [signal for signal in fresh if is_said(signal)]
     trust = 1.0
     if said:
         answers.append(str(said[-1].output)[-_ANSWER_CHARS:])
         trust = said[-1].confidence
+    told = [signal for signal in fresh if not signal.error]
+    signals = _each_once([*(signal for signal in remembered if not signal.error), *told])
     return Conversation(
         questions=tuple(questions[-_QUESTIONS:]),
         answers=tuple(answers[-2:]),
         trust=trust,
-        signals=tuple(signals),
-        fresh=sum(not signal.error for signal in fresh),
+        signals=signals,
+        fresh=len(_each_once(told)),
     )
+
+
+def is_said(signal: ToolSignal) -> bool:
+    """Whether a tool's answer is text that counts: one that is more likely wrong than right is not listened to."""
+    return (
+        not signal.error
+        and signal.confidence > 0.5
+        and isinstance(signal.output, str)
+        and bool(signal.output.strip())
+    )
+
+
+def _each_once(signals: Sequence[ToolSignal]) -> tuple[ToolSignal, ...]:
+    """The same answer of the same tool is one piece of evidence however often it is told: the last time counts."""
+    kept: list[ToolSignal] = []
+    for signal in reversed(signals):
+        if not any(signal.tool == other.tool and signal.output == other.output for other in kept):
+            kept.append(signal)
+    return tuple(reversed(kept))
 
 
 class PooledTexts:
@@ -103,7 +126,7 @@ class PooledTexts:
     @staticmethod
     def key(owner: str, text: str) -> bytes:
         """One key per owner and text."""
-        return hashlib.sha256(f"{owner}\x00{text}".encode()).digest()
+        return hashlib.sha256(f"{owner}\x00{text}".encode("utf-8", "surrogatepass")).digest()
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
         """The vector, float32 [dense_dim], or None."""

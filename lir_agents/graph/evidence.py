@@ -8,6 +8,7 @@ one field, each older one counts half as much as the next newer one, and each ha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ import numpy as np
 from lir_agents.arrays import RowMask
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.rooms import Rooms
+from lir_agents.memory.records import clean
 from lir_agents.stores.columns import Snapshot
 from lir_agents.types import ToolBinding, ToolSignal
 
 __all__ = ["Boost", "Evidence", "evidence_of"]
 
 _OLDER = 0.5
+_MOST = 1000
+"""Values or names that are read of one field: an answer of megabytes must not cost a search minutes."""
+
 _NAMING = ("document_id", "document_ids", "passage_id", "passage_ids")
 
 
@@ -100,18 +105,22 @@ def _field(output: Mapping[str, Any], binding: ToolBinding) -> Any:
     value: Any = output
     for part in binding.field.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str | int | float | bool | list) else None
+    # An empty list says nothing; it does not say that no document fits.
+    return value if isinstance(value, str | int | float | bool) or (isinstance(value, list) and value) else None
 
 
 def _matching(rooms: Rooms, key: str, value: Any, snapshot: Snapshot) -> RowMask:
-    values = (
-        [item for item in value if isinstance(item, str | int | float | bool)]
-        if isinstance(value, list)
-        else [value]
-    )
+    values = [item for item in map(_comparable, _listed(value)) if item is not None]
     if not values:
         return np.zeros(len(snapshot.live), np.bool_)
     return rooms.catalog.match({key: {"$in": values}}, snapshot=snapshot)
+
+
+def _comparable(item: Any) -> str | float | None:
+    """What metadata can equal; None for everything else that a tool may answer."""
+    if isinstance(item, str):
+        return clean(item)
+    return item if isinstance(item, int | float) and math.isfinite(item) else None
 
 
 def _named(rooms: Rooms, names: Sequence[str], size: int) -> RowMask:
@@ -123,5 +132,8 @@ def _named(rooms: Rooms, names: Sequence[str], size: int) -> RowMask:
 
 
 def _names(value: Any) -> list[str]:
-    listed = value if isinstance(value, list | tuple) else [value]
-    return [name for name in listed if isinstance(name, str) and name]
+    return [clean(name) for name in _listed(value) if isinstance(name, str) and name]
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value[:_MOST] if isinstance(value, list | tuple) else [value]

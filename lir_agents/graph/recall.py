@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lir_agents.graph.conversation import is_said
 from lir_agents.graph.rooms import Rooms
 from lir_agents.memory.records import Entry
 from lir_agents.policy.base import AccessScope
@@ -31,10 +32,11 @@ class Recalled:
     def of(cls, entries: Sequence[Entry], history: Sequence[Turn]) -> Recalled:
         """Joins what the thread remembers with the history that the caller tells; the caller's words come last.
 
-        A turn that both know is taken once, where the caller has it.
+        A turn that both know is taken once, where the caller has it. What a tool said in words stands among the
+        turns, where it was said; what it said in fields is a signal.
         """
         told = {(turn.role, turn.text) for turn in history}
-        kept = [entry.turn for entry in entries if entry.kind != "tool"]
+        kept = [entry.turn for entry in entries if entry.kind != "tool" or is_said(entry.signal)]
         turns = [turn for turn in kept if (turn.role, turn.text) not in told]
         return cls((*turns, *history), tuple(entry.signal for entry in entries if entry.kind == "tool"))
 

@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from lir_agents.types import Principal, ToolSignal, Turn
 
-__all__ = ["Entry", "digest", "entry_of_signal", "entry_of_turn", "principal_label"]
+__all__ = ["Entry", "clean", "digest", "entry_of_signal", "entry_of_turn", "plain", "principal_label"]
 
 Kind = Literal["user", "assistant", "tool"]
+_KINDS: Final = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,21 @@ class Entry:
 
     @classmethod
     def from_value(cls, key: str, value: Mapping[str, Any]) -> Entry:
-        """Reads what `to_value` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        """Reads what `to_value` wrote. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
+        kind, confidence, output = value["kind"], float(value.get("confidence", 1.0)), value.get("output")
+        if kind not in _KINDS or not 0.0 <= confidence <= 1.0 or not isinstance(output, Mapping | None):
+            raise ValueError("memory did not write this entry")
+        if isinstance(value["passage_ids"], str):
+            raise TypeError("passage_ids is one string")
         return cls(
-            kind=value["kind"],
+            kind=kind,
             text=str(value["text"]),
             passage_ids=tuple(str(name) for name in value["passage_ids"]),
             at=datetime.fromtimestamp(float(value["at"]), UTC),
             expires=datetime.fromtimestamp(float(value["expires"]), UTC),
             tool=str(value.get("tool", "")),
-            output=value.get("output"),
-            confidence=float(value.get("confidence", 1.0)),
+            output=output,
+            confidence=confidence,
             error=str(value.get("error", "")),
             key=key,
         )
@@ -87,24 +93,44 @@ class Entry:
 
 def entry_of_turn(turn: Turn, *, at: datetime, expires: datetime, max_chars: int) -> Entry:
     """A turn as it is kept."""
-    return Entry(turn.role, turn.text[:max_chars], tuple(turn.passage_ids), at, expires)
+    named = tuple(clean(name) for name in turn.passage_ids)
+    return Entry(turn.role, clean(turn.text[:max_chars]), named, at, expires)
 
 
 def entry_of_signal(signal: ToolSignal, *, at: datetime, expires: datetime, max_chars: int) -> Entry:
     """A tool's answer as it is kept. Fields are kept whole where they fit, else as text that is cut."""
-    fields = None if isinstance(signal.output, str) else json.dumps(signal.output, default=str, ensure_ascii=False)
-    text = signal.output if isinstance(signal.output, str) else fields or ""
+    output = None if isinstance(signal.output, str) else plain(signal.output)
+    text = clean(signal.output) if isinstance(signal.output, str) else json.dumps(output, ensure_ascii=False)
     return Entry(
         kind="tool",
         text=text[:max_chars],
         passage_ids=(),
         at=at,
         expires=expires,
-        tool=signal.tool,
-        output=json.loads(fields) if fields is not None and len(fields) <= max_chars else None,
+        tool=clean(signal.tool),
+        output=output if isinstance(output, dict) and len(text) <= max_chars else None,
         confidence=signal.confidence,
-        error=signal.error,
+        error=clean(signal.error[:max_chars]),
     )
+
+
+def clean(text: str) -> str:
+    """Without lone surrogates, which no store, tokenizer or JSON reader takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain(value: Any) -> Any:
+    """JSON data of whatever a tool gave: objects become text, NaN and infinities None. Text where it is no data."""
+    try:
+        text = clean(json.dumps(value, default=str, ensure_ascii=False))
+        return json.loads(text, parse_constant=lambda _: None, parse_int=_integer)
+    except (TypeError, ValueError, RecursionError):  # keys of a strange type, circles, bottomless nesting
+        return clean(repr(type(value)))
+
+
+def _integer(digits: str) -> int | str:
+    """Stores hold integers of 64 bits; larger ones are kept as text, exactly."""
+    return int(digits) if len(digits) < 19 else digits
 
 
 def digest(*parts: str) -> str:

@@ -7,15 +7,18 @@ writers to one thread never overwrite each other.
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 from langgraph.store.base import BaseStore, PutOp
 
 from lir_agents.config import MemorySettings
+from lir_agents.deadline import SideCalls
 from lir_agents.errors import InputError, LirError, StoreError
 from lir_agents.memory.records import Entry, digest, entry_of_signal, entry_of_turn, principal_label
 from lir_agents.types import Principal, ToolSignal, Turn
@@ -24,6 +27,17 @@ __all__ = ["Readable", "SessionMemory"]
 
 Readable = Callable[[Sequence[str]], set[str]]
 """Of these passage (or document) ids, the ones that may be read at this moment."""
+
+T = TypeVar("T")
+
+_ORDER = itertools.count()
+"""Tells apart, and keeps in order, what one process remembers while its clock stands still."""
+
+_AT_ONCE = 16
+"""Store calls at a time: a store that hangs for ever costs so many threads and no more."""
+
+_PAGE = 1000
+"""Entries or namespaces asked for at once."""
 
 _SLACK = 8
 """Entries kept beyond `max_turns` before the oldest are dropped: pruning costs a delete, and not every turn."""
@@ -37,6 +51,7 @@ class SessionMemory:
         index_id: Names the index, so that several may share a store.
         settings: How much is kept, and for how long.
         clock: Seconds since 1970, UTC.
+        calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
     """
 
     def __init__(
@@ -46,16 +61,20 @@ class SessionMemory:
         index_id: str,
         settings: MemorySettings,
         clock: Callable[[], float] = time.time,
+        calls: SideCalls | None = None,
     ) -> None:
         self._store = store
         self._index_id = index_id
         self._index = digest(index_id)
         self._settings = settings
         self._clock = clock
+        self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
 
     def over(self, store: BaseStore) -> SessionMemory:
         """The same memory, kept in another store."""
-        return SessionMemory(store, index_id=self._index_id, settings=self._settings, clock=self._clock)
+        return SessionMemory(
+            store, index_id=self._index_id, settings=self._settings, clock=self._clock, calls=self._calls
+        )
 
     def remember(
         self,
@@ -63,27 +82,32 @@ class SessionMemory:
         thread_id: str,
         said: Sequence[Turn | ToolSignal],
     ) -> None:
-        """Keeps what was said, in order, and drops what no longer fits.
+        """Keeps what was said, in order, and drops what no longer fits, has expired or was not written by memory.
 
         Raises:
             InputError: The thread id is not a non-empty string.
-            StoreError: The store failed; nothing or all of it was kept, as the store does it.
+            StoreError: The store failed, or did not answer in time (it may still keep what was said later on);
+                nothing or all of it was kept, as the store does it.
         """
         namespace = self._namespace(principal, thread_id)
         now = datetime.fromtimestamp(self._clock(), UTC)
         expires = now + timedelta(seconds=self._settings.ttl_s)
         puts = []
-        for position, thing in enumerate(said):
+        # More than is ever recalled need not be written; with 0 turns, nothing is.
+        for thing in said[-self._settings.max_turns :] if self._settings.max_turns else ():
             if isinstance(thing, Turn):
                 entry = entry_of_turn(thing, at=now, expires=expires, max_chars=self._settings.max_chars)
             else:
                 entry = entry_of_signal(thing, at=now, expires=expires, max_chars=self._settings.max_chars)
-            puts.append(PutOp(namespace, _key(now, position), entry.to_value(), index=False))
+            puts.append(PutOp(namespace, _key(now), entry.to_value(), index=False))
         if not puts:
             return
-        with _failures("remember"):
+
+        def work() -> None:
             self._store.batch(puts)
-        self._prune(namespace)
+            self._prune(namespace, now)
+
+        self._in_time("remember", work)
 
     def recall(self, principal: Principal | None, thread_id: str, readable: Readable) -> list[Entry]:
         """The newest `max_turns` entries that have not expired, oldest first.
@@ -94,10 +118,13 @@ class SessionMemory:
 
         Raises:
             InputError: The thread id is not a non-empty string.
-            StoreError: The store failed, or holds something that memory did not write.
+            StoreError: The store failed, did not answer in time, or holds something that memory did not write
+                (the next `remember` drops that).
         """
+        namespace = self._namespace(principal, thread_id)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        kept = [entry for entry in self._entries(self._namespace(principal, thread_id)) if entry.expires > now]
+        entries = self._in_time("recall", lambda: [Entry.from_value(*item) for item in self._items(namespace)])
+        kept = [entry for entry in entries if entry.expires > now]
         kept = kept[-self._settings.max_turns :] if self._settings.max_turns else []
         named = list(dict.fromkeys(name for entry in kept for name in entry.passage_ids))
         allowed = readable(named) if named else set()
@@ -117,23 +144,60 @@ class SessionMemory:
                 gone += len(found)
         return gone
 
-    def _entries(self, namespace: tuple[str, ...]) -> list[Entry]:
-        with _failures("recall"):
-            items = self._store.search(namespace, limit=10 * (self._settings.max_turns + _SLACK))
-            # A search is by prefix; entries of this very namespace are meant.
-            own = sorted((item.key, item.value) for item in items if item.namespace == namespace)
-            return [Entry.from_value(key, value) for key, value in own]
+    def unlearn(self, names: Collection[str]) -> int:
+        """Drops from every principal's memory what was learned from erased documents.
 
-    def _prune(self, namespace: tuple[str, ...]) -> None:
-        entries = self._entries(namespace)
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        surplus = len(entries) - self._settings.max_turns
-        old = entries[:surplus] if surplus > _SLACK else []
-        dead = [entry for entry in entries if entry.expires <= now]
-        drop = {entry.key for entry in (*old, *dead)}
+        Answers and tool outputs go; a user's turn stays and loses the passages that it was shown.
+
+        Args:
+            names: Ids of the documents and of all their passages.
+
+        Returns:
+            How many entries were dropped or changed.
+
+        Raises:
+            StoreError: The store failed; calling again does the rest.
+        """
+        gone = set(names)
+        changed = 0
+        with _failures("unlearn"):
+            for namespace in self._namespaces():
+                puts = []
+                for key, value in self._items(namespace):
+                    if (left := _without(value, gone)) is not value:
+                        puts.append(PutOp(namespace, key, left, index=False))
+                if puts:
+                    self._store.batch(puts)
+                changed += len(puts)
+        return changed
+
+    def _namespaces(self) -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = []
+        while page := self._store.list_namespaces(prefix=("lir", self._index), limit=_PAGE, offset=len(found)):
+            found += page
+        return found
+
+    def _items(self, namespace: tuple[str, ...]) -> list[tuple[str, dict[str, Any]]]:
+        """Keys and values of a thread, oldest first. A search is by prefix; this very namespace is meant."""
+        items = self._store.search(namespace, limit=max(_PAGE, 10 * (self._settings.max_turns + _SLACK)))
+        return sorted(((item.key, item.value) for item in items if item.namespace == namespace), key=_by_key)
+
+    def _prune(self, namespace: tuple[str, ...], now: datetime) -> None:
+        items = self._items(namespace)
+        expiries = [_expiry(value) for _, value in items]
+        surplus = len(items) - self._settings.max_turns
+        oldest = surplus if surplus > _SLACK else 0
+        drop = [
+            key
+            for position, ((key, _), expires) in enumerate(zip(items, expiries, strict=True))
+            if position < oldest or expires is None or expires <= now
+        ]
         if drop:
-            with _failures("remember"):
-                self._store.batch([PutOp(namespace, key, None) for key in sorted(drop)])
+            self._store.batch([PutOp(namespace, key, None) for key in drop])
+
+    def _in_time(self, operation: str, work: Callable[[], T]) -> T:
+        with _failures(operation):
+            return self._calls.run(work, timeout_s=self._settings.timeout_s)
 
     def _owner(self, principal: Principal | None) -> tuple[str, ...]:
         return ("lir", self._index, principal_label(principal))
@@ -153,9 +217,32 @@ def _permitted(entry: Entry, readable: set[str]) -> Entry | None:
     return Entry(entry.kind, entry.text, shown, entry.at, entry.expires, key=entry.key)
 
 
-def _key(now: datetime, position: int) -> str:
-    # Nanoseconds first, so that keys sort by time; the clock may stand still or two writers meet, so a random end.
-    return f"{int(now.timestamp() * 1e9):020d}-{position:04d}-{uuid.uuid4().hex[:12]}"
+def _expiry(value: Mapping[str, Any]) -> datetime | None:
+    """When an entry expires; None for what memory did not write."""
+    try:
+        return Entry.from_value("", value).expires
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def _without(value: dict[str, Any], gone: Collection[str]) -> dict[str, Any] | None:
+    """The entry's value without the passages named: the same object where it names none, None where it goes."""
+    named = value.get("passage_ids")
+    if not isinstance(named, list) or not any(name in gone for name in named):
+        return value
+    if value.get("kind") != "user":
+        return None
+    return {**value, "passage_ids": [name for name in named if name not in gone]}
+
+
+def _by_key(item: tuple[str, Any]) -> str:
+    return item[0]
+
+
+def _key(now: datetime) -> str:
+    # Nanoseconds first, so that keys sort by time; then this process's own count, where the clock stands still;
+    # then a random end, because another process may write at the same moment.
+    return f"{int(now.timestamp() * 1e9):020d}-{next(_ORDER):012d}-{uuid.uuid4().hex[:12]}"
 
 
 @contextmanager
@@ -165,6 +252,14 @@ def _failures(operation: str) -> Iterator[None]:
         yield
     except LirError:
         raise
+    except TimeoutError as error:
+        raise StoreError(
+            "did not answer in time",
+            store="memory",
+            operation=operation,
+            retryable=True,
+            remedy="Retrieval goes on without memory; check the store, or raise the setting memory.timeout_s.",
+        ) from error
     except Exception as error:
         raise StoreError(
             f"{type(error).__name__}: {error}",
