@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
-from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError
+from lir_agents.governed import GovernedIndex
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
 from lir_agents.graph.context import RetrievalContext
@@ -30,7 +30,6 @@ from lir_agents.graph.rerank import maxsim_scores
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
 from lir_agents.opening import Access, Opened, open_rooms
-from lir_agents.stores.records import StoredDocument, passage_id
 from lir_agents.types import (
     AddReport,
     Filter,
@@ -73,7 +72,7 @@ class CandidateTable:
     maxsim: NDArray[np.float32]
 
 
-class LateInteractionIndex:
+class LateInteractionIndex(GovernedIndex):
     """One index directory, open. Safe to share between threads and tasks; one process owns it at a time.
 
     Example:
@@ -177,73 +176,6 @@ class LateInteractionIndex:
         """
         self.rooms  # noqa: B018 - raises where the index is closed
         return self._ingestor.add(documents, progress=progress)
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """Retires documents: they surface no more; their versions stay for audit and `as_of`.
-
-        Returns:
-            How many passages surface no more.
-        """
-        rooms, names = self.rooms, _ids(ids)
-        changed = [(name, None) for name in names]
-        rooms.audit.append(
-            payloads.version(None, operation="retire", documents=changed, index_epoch=rooms.catalog.epoch + 1)
-        )
-        return self._ingestor.delete(names)
-
-    def erase(self, ids: Sequence[str]) -> int:
-        """Removes every version of the documents from the index and from the bytes on disk.
-
-        Returns:
-            How many passages were erased.
-        """
-        rooms, names = self.rooms, _ids(ids)
-        passages = [passage_id for name in names for passage_id in self._passage_ids(name)]
-        rows = self._ingestor.erase(names)
-        rooms.audit.erase_documents(names, mentions=passages)
-        rooms.audit.append(
-            payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
-        )
-        rooms.audit.compact()
-        return len(rows)
-
-    def _passage_ids(self, name: str) -> list[str]:
-        return [
-            passage_id(name, info.version, ordinal)
-            for info in self.rooms.catalog.versions(name)
-            for ordinal in range(info.passages)
-        ]
-
-    def get(
-        self, id: str, version: int | None = None, *, principal: Principal | None = None
-    ) -> StoredDocument | None:
-        """The current version of a document, or the version named, as its newest ACL allows.
-
-        Args:
-            id: The document.
-            version: An older version; None: the current one.
-            principal: Who asks. Required by every index that is not open.
-
-        Returns:
-            The document; None where there is none that the principal may read.
-
-        Raises:
-            AccessDenied: The policy refused the request; the refusal is recorded.
-            StoreError: It could not be recorded.
-        """
-        rooms = self.rooms
-        principal = RetrievalContext.of({"principal": principal}).principal
-        with refusals_recorded(rooms, principal):
-            scope = rooms.policy.authorize(principal, "get")
-            document, versions = rooms.catalog.document(id, version), rooms.catalog.versions(id)
-            if document is None or not versions:
-                return None
-            key = rooms.catalog.access_classes().get(versions[-1].access_class)
-            if key is None or not scope.allows(key):
-                return None
-        about = {"operation": "get", "document": Erasable(id, subject=id), "version": document.info.version}
-        rooms.audit.append(payloads.decision(principal, scope.decision, detail=about))
-        return document
 
     # ------------------------------------------------------------ search
 
@@ -427,10 +359,3 @@ class LateInteractionIndex:
 
 def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _ids(ids: Sequence[str]) -> list[str]:
-    names = [] if isinstance(ids, str | bytes) else list(ids)
-    if isinstance(ids, str | bytes) or not all(isinstance(name, str) and name for name in names):
-        raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
-    return names

@@ -142,19 +142,61 @@ class Ingestor:
             return erase_documents(self._catalog, self._stores, ids)
 
     def rollback(self, id: str, version: int) -> int:
-        """Makes an old version's content current again, without encoding. Returns the new version's number."""
+        """Makes an old version's content current again, without encoding. Returns the new version's number.
+
+        Raises:
+            InputError: There is no such committed version.
+        """
         with self._lock:
-            restored = self._catalog.rollback(id, version)
-            document = self._catalog.document(id, version)
-            if document is None:
-                raise InputError(f"has no version {version}", field="id", remedy="See `versions(id)`.")
-            outline = Outline.of(document.text)
-            prepared = [
-                prepare_passage(self._composer, passage.title, outline.above(passage.start), passage.text)
-                for passage in self._catalog.passages(restored.rows)
-            ]
-            self._write_and_commit([restored.rows], prepared, [(id, restored.version, document.content_sha256)])
-        return restored.version
+            ((_, number, _),) = self._restore([(id, version)], ())
+        return number
+
+    def rollback_all(self, restore: Sequence[tuple[str, int]], retire: Sequence[str]) -> None:
+        """Makes old versions current again and retires documents, in one epoch and without encoding.
+
+        Args:
+            restore: (document id, version) each.
+            retire: Documents that surface no more.
+
+        Raises:
+            StoreError: A store failed; nothing was changed.
+        """
+        with self._lock:
+            self._restore(restore, retire)
+
+    def _restore(self, restore: Sequence[tuple[str, int]], retire: Sequence[str]) -> list[tuple[str, int, str]]:
+        """Stages copies and writes them a slab at a time, then commits them as one."""
+        rows: list[Rows] = []
+        about: list[tuple[str, int, str]] = []
+        try:
+            for start in range(0, len(restore), self._settings.batch_documents):
+                slab: list[PreparedPassage] = []
+                for id, version in restore[start : start + self._settings.batch_documents]:
+                    restored = self._catalog.rollback(id, version)
+                    rows.append(restored.rows)
+                    digest, prepared = self._stored(id, version, restored.rows)
+                    about.append((id, restored.version, digest))
+                    slab += prepared
+                self._writer.write(np.concatenate(rows[start:]), slab)
+            delta = AddReport(updated=len(about), passages=sum(map(len, rows)))
+            retired = self._publish(rows, about, delta, retire)
+        except BaseException as error:
+            if rows:
+                self._discard(np.concatenate(rows), error)
+            raise
+        self._leave(retired)
+        return about
+
+    def _stored(self, id: str, version: int, rows: Rows) -> tuple[str, list[PreparedPassage]]:
+        """The digest of a stored version's content, and its passages as they were encoded."""
+        document = self._catalog.document(id, version)
+        if document is None:
+            raise InputError(f"has no version {version}", field="id", remedy="See `versions(id)`.")
+        outline = Outline.of(document.text)
+        return document.content_sha256, [
+            prepare_passage(self._composer, passage.title, outline.above(passage.start), passage.text)
+            for passage in self._catalog.passages(rows)
+        ]
 
     # ------------------------------------------------------------ batches
 
@@ -238,16 +280,30 @@ class Ingestor:
         rows: Sequence[Rows],
         prepared: Sequence[PreparedPassage],
         about: Sequence[tuple[str, int, str]],
-        delta: AddReport | None = None,
+        delta: AddReport,
     ) -> None:
         together = np.concatenate(list(rows))
         try:
             self._writer.write(together, prepared)
-            self._committing(about, delta or AddReport(updated=len(about), passages=len(prepared)))
-            retired = self._catalog.commit(together)
+            retired = self._publish(rows, about, delta)
         except BaseException as error:
             self._discard(together, error)
             raise
+        self._leave(retired)
+
+    def _publish(
+        self,
+        rows: Sequence[Rows],
+        about: Sequence[tuple[str, int, str]],
+        delta: AddReport,
+        retire: Sequence[str] = (),
+    ) -> Rows:
+        if about:
+            self._committing(about, delta)
+        return self._catalog.commit(list(rows), retire=retire)
+
+    def _leave(self, retired: Rows) -> None:
+        """Takes what is no longer current out of Chroma."""
         if len(retired):
             self._stores.vectors.delete(retired)
 

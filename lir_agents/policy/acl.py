@@ -6,7 +6,15 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lir_agents.errors import ConfigError, InputError
-from lir_agents.policy.base import READ_ACTIONS, SCOPES_KEPT, AccessScope, Lru, kept_verdicts, refuse
+from lir_agents.policy.base import (
+    OWNER_ACTIONS,
+    READ_ACTIONS,
+    SCOPES_KEPT,
+    AccessScope,
+    Lru,
+    kept_verdicts,
+    refuse,
+)
 from lir_agents.policy.grants import GrantIndex
 from lir_agents.policy.keys import acl_key, principal_digest
 from lir_agents.types import Decision, Document, Principal
@@ -23,14 +31,14 @@ class OpenPolicy:
     principal; one that is given is recorded.
 
     Args:
-        rights: Actions beyond reading that are allowed, e.g. ``["vault:read"]``.
+        rights: Actions beyond those of an owner (reading, "replay", "rollback"), e.g. ``["vault:read"]``.
     """
 
     name = "open"
     epoch = 0
 
     def __init__(self, *, rights: Iterable[str] = ()) -> None:
-        self._actions = READ_ACTIONS | frozenset(rights)
+        self._actions = READ_ACTIONS | OWNER_ACTIONS | frozenset(rights)
         self._verdicts, self._masks = Lru(SCOPES_KEPT), Lru(SCOPES_KEPT)
 
     def access_key(self, document: Document) -> str:
@@ -44,7 +52,7 @@ class OpenPolicy:
         return _OPEN_KEY
 
     def authorize(self, principal: Principal | None, action: str) -> AccessScope:
-        """Everything, for any action of reading. Raises AccessDenied for other actions."""
+        """Everything, for any action of an owner. Raises AccessDenied for other actions."""
         if action not in self._actions:
             refuse(principal, action, self.epoch, "this open index gives nobody that right")
         cache_key = principal_digest(principal, principal.grants if principal else frozenset(), ("open", action))
@@ -72,8 +80,8 @@ class AclPolicy:
     without a principal is refused.
 
     Args:
-        rights: Who may do more than read: action to grants, e.g. ``{"vault:read": ["group:privacy"]}``. An
-            action that is not listed is refused to everybody.
+        rights: Who may do more than read: action to grants, e.g. ``{"replay": ["group:audit"]}``. An action
+            that is not listed is refused to everybody.
         revoked: Grants that count for nobody from the start; see `revoke`.
     """
 

@@ -17,6 +17,7 @@ from lir_agents.errors import AccessDenied
 from lir_agents.types import Decision, Document, Principal
 
 __all__ = [
+    "OWNER_ACTIONS",
     "READ_ACTIONS",
     "SCOPES_KEPT",
     "AccessScope",
@@ -28,9 +29,13 @@ __all__ = [
     "refuse",
 ]
 
-READ_ACTIONS = frozenset({"search", "get", "recall", "explain", "replay"})
+READ_ACTIONS = frozenset({"search", "get", "recall", "explain"})
 """What every principal may ask for; what comes back is what the scope allows. Any other action is refused
 unless the policy was told who has that right."""
+
+OWNER_ACTIONS = frozenset({"replay", "rollback"})
+"""What the owner of an open index may do besides reading. In a governed one, those who were given the right:
+"replay" asks again what another principal asked, with that principal's grants."""
 
 SCOPES_KEPT = 64
 """Cache keys whose verdicts and masks one policy object remembers."""

@@ -1,0 +1,279 @@
+"""The governed half of an index: reading versions, what changed, going back, erasing, asking again.
+
+Everything here goes through the policy and is recorded before it is told or done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from lir_agents.audit import payloads
+from lir_agents.audit.canonical import Erasable
+from lir_agents.errors import InputError
+from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.recall import readable_names
+from lir_agents.graph.refusals import refusals_recorded
+from lir_agents.graph.rooms import Rooms
+from lir_agents.history import RollbackReport, VersionDiff, compare
+from lir_agents.ingest.pipeline import Ingestor
+from lir_agents.policy.base import AccessScope
+from lir_agents.replaying import ReplayReport, replay
+from lir_agents.stores.records import Change, StoredDocument, VersionInfo, passage_id
+from lir_agents.types import Passage, Principal
+
+__all__ = ["GovernedIndex"]
+
+
+class GovernedIndex:
+    """What `LateInteractionIndex` inherits; see there."""
+
+    _ingestor: Ingestor
+
+    @property
+    def rooms(self) -> Rooms:
+        """The open rooms. Raises InputError once the index is closed."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ removing
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Retires documents: they surface no more; their versions stay for audit and `as_of`.
+
+        Returns:
+            How many passages surface no more.
+        """
+        rooms, names = self.rooms, _ids(ids)
+        changed = [(name, None) for name in names]
+        rooms.audit.append(
+            payloads.version(None, operation="retire", documents=changed, index_epoch=rooms.catalog.epoch + 1)
+        )
+        return self._ingestor.delete(names)
+
+    def erase(self, ids: Sequence[str]) -> int:
+        """Removes every version of the documents from the index and from the bytes on disk.
+
+        Returns:
+            How many passages were erased.
+        """
+        rooms, names = self.rooms, _ids(ids)
+        passages = [name for document in names for name in self._passage_ids(document)]
+        rows = self._ingestor.erase(names)
+        rooms.audit.erase_documents(names, mentions=passages)
+        rooms.audit.append(
+            payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
+        )
+        rooms.audit.compact()
+        return len(rows)
+
+    # ------------------------------------------------------------ reading
+
+    def get(
+        self, id: str, version: int | None = None, *, principal: Principal | None = None
+    ) -> StoredDocument | None:
+        """The current version of a document, or the version named, as its newest ACL allows.
+
+        Args:
+            id: The document.
+            version: An older version; None: the current one.
+            principal: Who asks. Required by every index that is not open.
+
+        Returns:
+            The document; None where there is none that the principal may read.
+
+        Raises:
+            AccessDenied: The policy refused the request; the refusal is recorded.
+            StoreError: It could not be recorded.
+        """
+        principal, scope = self._authorized(principal, "get")
+        document = self.rooms.catalog.document(id, version)
+        if document is None or not self._versions_within(scope, id):
+            return None
+        self._record(principal, scope, "get", document=Erasable(id, subject=id), version=document.info.version)
+        return document
+
+    def versions(self, id: str, *, principal: Principal | None = None) -> list[VersionInfo]:
+        """The versions of a document, oldest first, as its newest ACL allows.
+
+        Returns:
+            Numbers, digests and dates; empty where there is no document that the principal may read.
+
+        Raises as `get`.
+        """
+        principal, scope = self._authorized(principal, "get")
+        if versions := self._versions_within(scope, id):
+            self._record(principal, scope, "versions", document=Erasable(id, subject=id))
+        return versions
+
+    def changes(self, since: int | datetime = 0, *, principal: Principal | None = None) -> list[Change]:
+        """What happened to documents after an epoch or a moment, oldest first; erased ones are in none of it.
+
+        Args:
+            since: An epoch, or an aware datetime.
+            principal: Who asks; told of what it may read now.
+
+        Raises as `get`.
+        """
+        rooms = self.rooms
+        principal, scope = self._authorized(principal, "get")
+        changes = rooms.catalog.changes(self._epoch(since, "since"))
+        named = {
+            change: passage_id(change.document_id, change.version or change.previous or 1, 0) for change in changes
+        }
+        with refusals_recorded(rooms, principal):
+            told = readable_names(rooms, scope, list(named.values()))
+        self._record(principal, scope, "changes", since=str(since))
+        return [change for change in changes if named[change] in told]
+
+    def diff(self, id: str, before: int, after: int, *, principal: Principal | None = None) -> VersionDiff | None:
+        """What changed from one version of a document to another.
+
+        Returns:
+            Lines, passages and fields that differ; None where there are no such versions that the principal may
+            read.
+
+        Raises as `get`.
+        """
+        catalog = self.rooms.catalog
+        principal, scope = self._authorized(principal, "get")
+        old, new = catalog.document(id, before), catalog.document(id, after)
+        if old is None or new is None or not self._versions_within(scope, id):
+            return None
+        self._record(principal, scope, "diff", document=Erasable(id, subject=id), before=before, after=after)
+        return compare(old, new, (self._passages(old), self._passages(new)))
+
+    # ------------------------------------------------------------ going back
+
+    def rollback(self, id: str, version: int, *, principal: Principal | None = None) -> int:
+        """Makes an old version's content current again, as the next version, without encoding anything.
+
+        Text, title, URI and metadata go back; who may read the document stays as it is now.
+
+        Args:
+            id: The document.
+            version: Which of its versions.
+            principal: Who asks. A governed index gives the right "rollback" to nobody unless its policy does.
+
+        Returns:
+            The number of the new version.
+
+        Raises:
+            AccessDenied: The policy refused the request; the refusal is recorded.
+            InputError: There is no such version that the principal may read.
+            StoreError: It could not be recorded or written; nothing was changed.
+        """
+        rooms = self.rooms
+        principal, scope = self._authorized(principal, "rollback")
+        if not any(info.version == version for info in self._versions_within(scope, id)):
+            raise InputError(f"{id!r} has no version {version}", field="version", remedy="See versions(id).")
+        rooms.audit.append(
+            payloads.version(
+                principal, operation="rollback", documents=[(id, version)], index_epoch=rooms.catalog.epoch + 1
+            )
+        )
+        return self._ingestor.rollback(id, version)
+
+    def rollback_to(self, moment: int | datetime, *, principal: Principal | None = None) -> RollbackReport:
+        """Makes current again what was current at an epoch or a moment, in one step and without encoding.
+
+        Documents added since are retired, deleted ones come back; erased ones do not. Who may read them stays as
+        it is now, and documents beyond the principal's reach stay as they are.
+
+        Args:
+            moment: An epoch, or an aware datetime.
+            principal: Who asks; see `rollback`.
+
+        Raises as `rollback`.
+        """
+        rooms = self.rooms
+        principal, scope = self._authorized(principal, "rollback")
+        epoch = self._epoch(moment, "moment")
+        plan = rooms.catalog.rollback_plan(epoch)
+        ids = [*(id for id, _ in plan.restore), *plan.retire]
+        with refusals_recorded(rooms, principal):
+            reached = {id for id in ids if self._versions_within(scope, id)}
+        restore = [(id, version) for id, version in plan.restore if id in reached]
+        retire = [id for id in plan.retire if id in reached]
+        if restore or retire:
+            rooms.audit.append(
+                payloads.version(
+                    principal,
+                    operation="rollback",
+                    documents=[*restore, *((id, None) for id in retire)],
+                    index_epoch=rooms.catalog.epoch + 1,
+                    to_epoch=epoch,
+                )
+            )
+            self._ingestor.rollback_all(restore, retire)
+        return RollbackReport(epoch, rooms.catalog.epoch, len(restore), len(retire))
+
+    # ------------------------------------------------------------ asking again
+
+    def replay(self, event_id: str, *, principal: Principal | None = None) -> ReplayReport:
+        """Runs a recorded search again, over the same versions and under the grants of who asked then.
+
+        Today's access rules hold: what that principal may no longer read is missing, and the report says so.
+
+        Args:
+            event_id: `SearchResult.event_id` of the search.
+            principal: Who replays. A governed index gives the right "replay" to nobody unless its policy does,
+                and names only passages that the replayer may read.
+
+        Returns:
+            Whether ids, ranks and scores are the same, and every difference.
+
+        Raises:
+            AccessDenied: The policy refused the request; the refusal is recorded.
+            InputError: There is no such search, or what it needs was erased.
+            StoreError: It could not be recorded.
+        """
+        return replay(self.rooms, event_id, principal)
+
+    # ------------------------------------------------------------ shared
+
+    def _authorized(self, principal: Principal | None, action: str) -> tuple[Principal | None, AccessScope]:
+        rooms = self.rooms
+        who = RetrievalContext.of({"principal": principal}).principal
+        with refusals_recorded(rooms, who):
+            return who, rooms.policy.authorize(who, action)
+
+    def _record(self, principal: Principal | None, scope: AccessScope, operation: str, **about: Any) -> None:
+        detail = {"operation": operation, **about}
+        self.rooms.audit.append(payloads.decision(principal, scope.decision, detail=detail))
+
+    def _versions_within(self, scope: AccessScope, id: str) -> list[VersionInfo]:
+        """The versions of a document whose newest ACL the scope meets, else none."""
+        rooms = self.rooms
+        versions = rooms.catalog.versions(id)
+        key = rooms.catalog.access_classes().get(versions[-1].access_class) if versions else None
+        with refusals_recorded(rooms, scope.principal):
+            return versions if key is not None and scope.allows(key) else []
+
+    def _epoch(self, moment: int | datetime, field: str) -> int:
+        if isinstance(moment, datetime) and moment.tzinfo is not None:
+            return self.rooms.catalog.epoch_at(moment)
+        if isinstance(moment, int) and not isinstance(moment, bool) and moment >= 0:
+            return moment
+        raise InputError(
+            f"is {moment!r}", field=field, remedy="Pass an epoch (a whole number) or a datetime with a time zone."
+        )
+
+    def _passages(self, document: StoredDocument) -> list[Passage]:
+        catalog = self.rooms.catalog
+        names = [passage_id(document.id, document.version, n) for n in range(document.info.passages)]
+        return catalog.passages(list(catalog.rows_by_passage_id(names).values()))
+
+    def _passage_ids(self, name: str) -> list[str]:
+        return [
+            passage_id(name, info.version, ordinal)
+            for info in self.rooms.catalog.versions(name)
+            for ordinal in range(info.passages)
+        ]
+
+
+def _ids(ids: Sequence[str]) -> list[str]:
+    names = [] if isinstance(ids, str | bytes) else list(ids)
+    if isinstance(ids, str | bytes) or not all(isinstance(name, str) and name for name in names):
+        raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
+    return names
