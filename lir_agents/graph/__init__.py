@@ -1,6 +1,6 @@
 """The LangGraph wiring. The order of the steps stands here and nowhere else.
 
-``from lir_agents.graph import RetrievalContext, build_graph``
+``from lir_agents.graph import RetrievalContext, build_graph, retrieval_node``
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lir_agents.graph.as_node import retrieval_node
     from lir_agents.graph.build import build_graph
     from lir_agents.graph.context import RetrievalContext
 
-__all__ = ["RetrievalContext", "build_graph"]
+__all__ = ["RetrievalContext", "build_graph", "retrieval_node"]
 
-_HOMES = {"RetrievalContext": "context", "build_graph": "build"}
+_HOMES = {"RetrievalContext": "context", "build_graph": "build", "retrieval_node": "as_node"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,16 @@
-"""Who asks, in which conversation, with how much time: the run's context, never part of its state."""
+"""Who asks, in which conversation, with how much time: the run's context, never part of its state.
+
+The principal comes from the program (a `Principal` in the context), or is the user whom a LangGraph server
+authenticated; a model never names it, and a client of a server names nobody but itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lir_agents.errors import InputError
+from lir_agents.errors import AccessDenied, InputError
 from lir_agents.types import Principal
 
 __all__ = ["RetrievalContext"]
@@ -38,15 +42,59 @@ class RetrievalContext:
         Raises:
             InputError: A field is there and has the wrong type.
         """
-        if given is None:
-            return cls()
-        names = ("principal", "thread_id", "budget_ms")
-        read = given if isinstance(given, Mapping) else {name: getattr(given, name, None) for name in names}
         return cls(
-            principal=_principal(read.get("principal")),
-            thread_id=_text(read.get("thread_id")),
-            budget_ms=_milliseconds(read.get("budget_ms")),
+            principal=_principal(_read(given, "principal")),
+            thread_id=_text(_read(given, "thread_id")),
+            budget_ms=_milliseconds(_read(given, "budget_ms")),
         )
+
+    @classmethod
+    def of_run(cls, runtime: Any) -> RetrievalContext:
+        """The context of a run, with the user whom a LangGraph server authenticated where it names no principal.
+
+        On a server the context comes from the client, as a mapping. It may then name the authenticated user, also
+        with fewer groups, and nobody else; a `Principal` was made by the program and counts as it is.
+
+        Args:
+            runtime: A `Runtime`, a `ToolRuntime`, or None outside of a graph.
+
+        Raises:
+            AccessDenied: The context claims more than was authenticated.
+            InputError: A field of the context is there and has the wrong type.
+        """
+        given = getattr(runtime, "context", None)
+        run, user = cls.of(given), _authenticated(runtime)
+        if user is None:
+            return run
+        if run.principal is None:
+            return replace(run, principal=user)
+        if not isinstance(_read(given, "principal"), Principal) and not _within(run.principal, user):
+            raise AccessDenied(
+                "The run's context names a principal other than the user whom the server authenticated.",
+                remedy="Leave the principal out of the context.",
+            )
+        return run
+
+
+def _read(given: Any, name: str) -> Any:
+    return given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
+
+
+def _authenticated(runtime: Any) -> Principal | None:
+    """The user whom a LangGraph server authenticated, with its permissions as groups."""
+    user = getattr(getattr(runtime, "server_info", None), "user", None)
+    identity = getattr(user, "identity", None)
+    # `is True`: whatever else stands there, a user object of one's own for instance, is no authentication
+    if not isinstance(identity, str) or not identity or getattr(user, "is_authenticated", None) is not True:
+        return None
+    groups = [group for group in getattr(user, "permissions", None) or () if isinstance(group, str) and group]
+    return Principal(identity, groups=groups)
+
+
+def _within(claimed: Principal, user: Principal) -> bool:
+    """Whether what a client claims is no more than what was authenticated."""
+    plain = not claimed.tenant and not claimed.attributes
+    return plain and claimed.id == user.id and claimed.grants <= user.grants
 
 
 def _principal(value: Any) -> Principal | None:

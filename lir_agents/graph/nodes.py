@@ -56,7 +56,7 @@ class Nodes:
 
         def work() -> Admitted:
             request = checked_request(state, self.rooms.settings.search)
-            context = RetrievalContext.of(runtime.context)
+            context = RetrievalContext.of_run(runtime)
             with refusals_recorded(self.rooms, context.principal):
                 return Admitted(request, self.rooms.policy.authorize(context.principal, "search"))
 
@@ -65,7 +65,7 @@ class Nodes:
     def memory(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
         """Recalls what the conversation said, as far as it may still be read. Its failure costs the memory only."""
         admitted = _value(state["admitted"])
-        thread_id = RetrievalContext.of(runtime.context).thread_id
+        thread_id = RetrievalContext.of_run(runtime).thread_id
         request = admitted.request
         if thread_id is None:
             status = StageCoverage("ok") if request.history else StageCoverage("skipped", "no conversation")
@@ -97,7 +97,7 @@ class Nodes:
             timeout_s=self.rooms.settings.search.tool_timeout_s,
             max_chars=self.rooms.settings.memory.max_chars,
         )
-        self._record_tools(runs, RetrievalContext.of(runtime.context))
+        self._record_tools(runs, RetrievalContext.of_run(runtime))
         failed = [f"{run.signal.tool}: {run.signal.error}" for run in runs if run.signal.error]
         elapsed_ms = (time.perf_counter() - started) * 1000
         status = StageCoverage("failed" if failed else "ok", "; ".join(failed), elapsed_ms)
@@ -130,7 +130,7 @@ class Nodes:
     def record(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
         """Checks once more, records, and only then lets anything out; then remembers the turn."""
         started = time.perf_counter()
-        context = RetrievalContext.of(runtime.context)
+        context = RetrievalContext.of_run(runtime)
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])
         with refusals_recorded(self.rooms, context.principal):
             hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)

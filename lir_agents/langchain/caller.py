@@ -6,7 +6,6 @@ LangGraph server authenticated; a model never names it.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from langgraph.runtime import get_runtime
@@ -31,13 +30,11 @@ def caller(
             nobody names another.
 
     Raises:
-        AccessDenied: Both name a principal and they differ. Either may read what the other may not, so neither
-            is guessed.
+        AccessDenied: Both name a principal and they differ: either may read what the other may not, so neither
+            is guessed. Or the run's context claims more than a server authenticated.
         InputError: A field of the run's context has the wrong type.
     """
-    run = RetrievalContext.of(getattr(runtime, "context", None))
-    if run.principal is None:
-        run = dataclasses.replace(run, principal=_authenticated(runtime))
+    run = RetrievalContext.of_run(runtime)
     if bound is not None and run.principal is not None and bound != run.principal:
         raise AccessDenied(
             "The door is bound to one principal, and the run that it is called from is another's.",
@@ -55,13 +52,3 @@ def ambient_runtime() -> Any:
         return get_runtime()
     except (RuntimeError, KeyError):  # outside of a runnable, or in one that is no graph
         return None
-
-
-def _authenticated(runtime: Any) -> Principal | None:
-    """The user whom a LangGraph server authenticated, with its permissions as groups."""
-    user = getattr(getattr(runtime, "server_info", None), "user", None)
-    identity = getattr(user, "identity", None)
-    if not isinstance(identity, str) or not identity or not getattr(user, "is_authenticated", False):
-        return None
-    groups = [group for group in getattr(user, "permissions", None) or () if isinstance(group, str) and group]
-    return Principal(identity, groups=groups)
