@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lir_agents import Document, LateInteractionIndex
+from lir_agents.policy import AclPolicy
 from tests.hashed_encoder import HashedEncoder
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -64,7 +65,7 @@ def office_documents() -> list[Document]:
 def office_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LateInteractionIndex]:
     """The office documents under access="acl", encoded by the bundled model. Read only: tests share it."""
     path = tmp_path_factory.mktemp("office") / "office.lir"
-    with LateInteractionIndex.open(path, access="acl") as index:
+    with LateInteractionIndex.open(path, access=AclPolicy(rights={"replay": ["group:audit"]})) as index:
         report = index.add(office_documents())
         assert (report.added, report.failed) == (60, ())
         yield index
