@@ -42,6 +42,31 @@ def audit_show(
     raise typer.Exit(command.show(index, event, as_json=as_json))
 
 
+@audit.command(
+    "replay",
+    epilog=examples(
+        "lir audit replay 8f1c… --index notes.lir", "lir audit replay 8f1c… --index firm.lir --as user:uma,group:hr"
+    ),
+)
+def audit_replay(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="A search's event id.", show_default=False)],
+    index: IndexDir,
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="ID,GRANT,…",
+            help="Who replays, and what they hold: passages they may not read are not named.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask again what was asked, over the same versions, under the same grants; exit code 1 if anything differs."""
+    from lir_agents.cli import replay as command
+
+    raise typer.Exit(command.run(index, event, as_, as_json=as_json))
+
+
 @audit.command("verify", epilog=examples("lir audit verify --index notes.lir --against kept.json"))
 def audit_verify(
     index: IndexDir,
