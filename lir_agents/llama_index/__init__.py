@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 from lir_agents.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from lir_agents.llama_index.memory_block import LateInteractionMemoryBlock
     from lir_agents.llama_index.postprocessor import LateInteractionPostprocessor
     from lir_agents.llama_index.retriever import LateInteractionRetriever
     from lir_agents.llama_index.tool_spec import LateInteractionToolSpec
 
-__all__ = ["LateInteractionPostprocessor", "LateInteractionRetriever", "LateInteractionToolSpec"]
+__all__ = [
+    "LateInteractionMemoryBlock",
+    "LateInteractionPostprocessor",
+    "LateInteractionRetriever",
+    "LateInteractionToolSpec",
+]
 
 _HOMES = {
+    "LateInteractionMemoryBlock": "memory_block",
     "LateInteractionPostprocessor": "postprocessor",
     "LateInteractionRetriever": "retriever",
     "LateInteractionToolSpec": "tool_spec",

@@ -47,7 +47,10 @@ def test_llama_indexs_door_leaves_langchains_alone() -> None:
     run(
         """
         from lir_agents.llama_index import (
-            LateInteractionPostprocessor, LateInteractionRetriever, LateInteractionToolSpec
+            LateInteractionMemoryBlock,
+            LateInteractionPostprocessor,
+            LateInteractionRetriever,
+            LateInteractionToolSpec,
         )
         assert "lir_agents.langchain" not in sys.modules
         assert not any(name.split(".")[0] == "langchain" for name in sys.modules)
@@ -61,6 +64,7 @@ def test_llama_indexs_door_leaves_langchains_alone() -> None:
     [
         ("langchain", "LateInteractionMiddleware", "langchain", "langchain"),
         ("llama_index", "LateInteractionRetriever", "llama_index", "llama-index"),
+        ("llama_index", "LateInteractionMemoryBlock", "llama_index", "llama-index"),
         ("llama_index", "LateInteractionPostprocessor", "llama_index", "llama-index"),
         ("llama_index", "LateInteractionToolSpec", "llama_index", "llama-index"),
     ],
