@@ -52,15 +52,19 @@ class GovernedIndex:
         return self._ingestor.delete(names)
 
     def erase(self, ids: Sequence[str]) -> int:
-        """Removes every version of the documents from the index and from the bytes on disk.
+        """Removes every version of the documents from the index, the log and memory, and from the bytes on disk.
 
         Returns:
             How many passages were erased.
+
+        Raises:
+            StoreError: A store failed; the documents are invisible already, and calling again removes the rest.
         """
         rooms, names = self.rooms, _ids(ids)
         passages = [name for document in names for name in self._passage_ids(document)]
         rows = self._ingestor.erase(names)
         rooms.audit.erase_documents(names, mentions=passages)
+        rooms.memory.unlearn(names)
         rooms.audit.append(
             payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +15,16 @@ from langgraph.store.base import BaseStore
 
 from lir_agents.audit import payloads
 from lir_agents.audit.log import AuditLog
-from lir_agents.config import Settings
+from lir_agents.config import AuditSettings, Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
 from lir_agents.errors import ConfigError, InputError, IntegrityError, StoreError
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ingest.compose import Budget, Composer
-from lir_agents.ingest.pipeline import Committing, Ingestor
+from lir_agents.ingest.pipeline import Committing, Ingestor, Redactions
 from lir_agents.ingest.reconcile import reconcile
+from lir_agents.ingest.redact_agreement import agreed_redactor
+from lir_agents.ingest.redact_base import Redactor
 from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
 from lir_agents.policy.guard import open_policy
@@ -56,6 +59,7 @@ def open_rooms(
     settings: Settings,
     bindings: Sequence[ToolBinding],
     store: BaseStore | None,
+    redactor: Redactor | Literal[True] | None,
     create: bool,
 ) -> Opened:
     """Opens the rooms in the order they depend on each other; see `LateInteractionIndex.open`.
@@ -70,7 +74,8 @@ def open_rooms(
         catalog = opening.enter_context(Catalog.open(layout.catalog, create=create))
         policy = _agreed_policy(catalog, access)
         model = _agreed_encoder(catalog, encoder)
-        audit = opening.enter_context(_agreed_audit(catalog, layout.audit))
+        cleaner = agreed_redactor(catalog, redactor)
+        audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
         _write_down(catalog, policy, model, audit)
         tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
         opening.callback(tokens.close)
@@ -90,7 +95,12 @@ def open_rooms(
             composer=composer,
             policy=policy,
             audit=audit,
-            memory=SessionMemory(kept, index_id=audit.origin, settings=settings.memory),
+            memory=SessionMemory(
+                kept,
+                index_id=audit.origin,
+                settings=settings.memory,
+                scrub=partial(_empty_log, layout.memory) if store is None else _nothing,
+            ),
             settings=settings,
             origin=uuid.uuid4().hex,
             bindings=tuple(bindings),
@@ -105,6 +115,7 @@ def open_rooms(
             composer=composer,
             settings=settings.ingest,
             committing=_recorder(catalog, audit),
+            redactor=cleaner,
         )
         return Opened(layout.path, rooms, ingestor, opening.pop_all())
     raise AssertionError("unreachable: the stack either returns or raises")
@@ -129,18 +140,34 @@ def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:
     return store
 
 
+def _empty_log(path: Path) -> None:
+    """Folds the write-ahead log of memory into its file, where `secure_delete` has blanked what was dropped."""
+    with closing(sqlite3.connect(path, timeout=5.0)) as connection:
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise TimeoutError("somebody kept reading")
+
+
+def _nothing() -> None:
+    pass
+
+
 def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
-    def record(documents: Sequence[tuple[str, int, str]], report: AddReport) -> None:
+    def record(documents: Sequence[tuple[str, int, str]], report: AddReport, redactions: Redactions) -> None:
         generation = catalog.generation()
-        audit.append(
-            payloads.ingest(
-                None,
-                documents=documents,
-                report=report,
-                generation=generation.fingerprint if generation else "",
-                index_epoch=catalog.epoch + 1,
-            )
+        ingest = payloads.ingest(
+            None,
+            documents=documents,
+            report=report,
+            generation=generation.fingerprint if generation else "",
+            index_epoch=catalog.epoch + 1,
         )
+        replaced = [
+            payloads.redaction(None, document_id=name, version=version, counts=redactions[name])
+            for name, version, _ in documents
+            if name in redactions
+        ]
+        audit.append_many([ingest, *replaced])
 
     return record
 
@@ -198,14 +225,14 @@ def _agreed_title_tokens(catalog: Catalog, settings: Settings, encoder: Encoder)
     return wanted
 
 
-def _agreed_audit(catalog: Catalog, path: Path) -> AuditLog:
+def _agreed_audit(catalog: Catalog, path: Path, settings: AuditSettings) -> AuditLog:
     """The audit log that the index began with; a missing one is not replaced by an empty one that would verify."""
     origin = catalog.get_meta("audit")
     if origin is not None and not path.exists():
         raise IntegrityError(
             f"{path} is gone: the audit log of this index.", remedy="Restore it from a backup, with the catalog."
         )
-    audit = AuditLog.open(path)
+    audit = AuditLog.open(path, durability=settings.durability)
     if origin not in (None, audit.origin):
         audit.close()
         raise IntegrityError(

@@ -8,6 +8,7 @@ writers to one thread never overwrite each other.
 from __future__ import annotations
 
 import itertools
+import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from lir_agents.config import MemorySettings
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import InputError, LirError, StoreError
 from lir_agents.memory.records import Entry, digest, entry_of_signal, entry_of_turn, principal_label
+from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import Principal, ToolSignal, Turn
 
 __all__ = ["Readable", "SessionMemory"]
@@ -52,6 +54,7 @@ class SessionMemory:
         settings: How much is kept, and for how long.
         clock: Seconds since 1970, UTC.
         calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
+        scrub: Called when something was forgotten: leaves none of it in the bytes of the store's files.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class SessionMemory:
         settings: MemorySettings,
         clock: Callable[[], float] = time.time,
         calls: SideCalls | None = None,
+        scrub: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._index_id = index_id
@@ -69,6 +73,7 @@ class SessionMemory:
         self._settings = settings
         self._clock = clock
         self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
+        self._scrub = scrub
 
     def over(self, store: BaseStore) -> SessionMemory:
         """The same memory, kept in another store."""
@@ -142,15 +147,17 @@ class SessionMemory:
             while found := self._store.search(prefix, limit=100):
                 self._store.batch([PutOp(item.namespace, item.key, None) for item in found])
                 gone += len(found)
+            self._scrub()
         return gone
 
     def unlearn(self, names: Collection[str]) -> int:
         """Drops from every principal's memory what was learned from erased documents.
 
-        Answers and tool outputs go; a user's turn stays and loses the passages that it was shown.
+        Answers and tool outputs go, and so does whatever names one of the documents as a word of its own; any other
+        turn of a user stays and loses the passages that it was shown.
 
         Args:
-            names: Ids of the documents and of all their passages.
+            names: Ids of the documents; those of their passages follow from them.
 
         Returns:
             How many entries were dropped or changed.
@@ -158,7 +165,7 @@ class SessionMemory:
         Raises:
             StoreError: The store failed; calling again does the rest.
         """
-        gone = set(names)
+        gone = _Erased(names)
         changed = 0
         with _failures("unlearn"):
             for namespace in self._namespaces():
@@ -169,6 +176,7 @@ class SessionMemory:
                 if puts:
                     self._store.batch(puts)
                 changed += len(puts)
+            self._scrub()
         return changed
 
     def _namespaces(self) -> list[tuple[str, ...]]:
@@ -225,14 +233,37 @@ def _expiry(value: Mapping[str, Any]) -> datetime | None:
         return None
 
 
-def _without(value: dict[str, Any], gone: Collection[str]) -> dict[str, Any] | None:
-    """The entry's value without the passages named: the same object where it names none, None where it goes."""
-    named = value.get("passage_ids")
-    if not isinstance(named, list) or not any(name in gone for name in named):
+class _Erased:
+    """Documents that are gone, as they may be named: by id, by a passage's id, or in passing."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(names)
+        # A name counts where it stands alone, as in the audit log: "a1" is named in "see a1." and not in "a12".
+        self._said = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(names)))})(?!\w)")
+
+    def has(self, name: Any) -> bool:
+        parsed = parse_passage_id(name) if isinstance(name, str) else None
+        return name in self._names or (parsed is not None and parsed[0] in self._names)
+
+    def said_in(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return bool(self._names) and self._said.search(value) is not None
+        if isinstance(value, Mapping):
+            return any(self.said_in(item) for pair in value.items() for item in pair)
+        return isinstance(value, list) and any(self.said_in(item) for item in value)
+
+
+def _without(value: dict[str, Any], gone: _Erased) -> dict[str, Any] | None:
+    """The entry's value without the documents: the same object where it names none, None where it goes."""
+    shown = value.get("passage_ids")
+    named = shown if isinstance(shown, list) else []
+    if gone.said_in({key: item for key, item in value.items() if key != "passage_ids"}):
+        return None
+    if not any(gone.has(name) for name in named):
         return value
     if value.get("kind") != "user":
         return None
-    return {**value, "passage_ids": [name for name in named if name not in gone]}
+    return {**value, "passage_ids": [name for name in named if not gone.has(name)]}
 
 
 def _by_key(item: tuple[str, Any]) -> str:
