@@ -48,8 +48,8 @@ class FusionWeights:
             tokens alike.
     """
 
-    maxsim: float = 0.4
-    dense: float = 0.4
+    maxsim: float = 0.45
+    dense: float = 0.35
     lexical: float = 0.2
     neighbours: float = 0.3
     neighbour_count: int = 10
