@@ -6,7 +6,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 __all__ = ["SideCalls"]
@@ -64,4 +64,11 @@ class SideCalls:
         """
         until = time.monotonic() + timeout_s
         future = self.start(call, timeout_s=timeout_s)
-        return future.result(timeout=max(0.0, until - time.monotonic()))
+        if not _ended(future, until - time.monotonic()):
+            raise TimeoutError
+        return future.result()
+
+
+def _ended(future: Future[T], timeout_s: float) -> bool:
+    """Whether it ended in time; apart from its result, because a call may itself raise TimeoutError."""
+    return bool(wait([future], timeout=max(0.0, timeout_s)).done)

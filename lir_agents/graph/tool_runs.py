@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from langchain_core.messages import AIMessage, ToolMessage
-from langchain_core.tools import BaseTool
+from langchain_core.messages import AIMessage, ToolCall, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import InputError
@@ -31,14 +33,6 @@ class ToolRun:
     signal: ToolSignal
     arguments: Mapping[str, Any]
     elapsed_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What came back of a call, and when."""
-
-    message: Any
-    at: float
 
 
 def run_tools(
@@ -65,33 +59,32 @@ def run_tools(
         InputError: A call is not a mapping with a name and arguments.
     """
     asked = [_asked(call, position) for position, call in enumerate(calls)]
-    node = ToolNode(list(tools), handle_tool_errors=True)
+    runs: dict[str, ToolRun] = {}
+    until = time.monotonic() + timeout_s
+
+    def attended(request: ToolCallRequest, execute: Callable[[ToolCallRequest], Any]) -> ToolMessage:
+        # ToolNode waits for its own threads, and so does the interpreter at exit: what may hang runs in ours.
+        began = time.monotonic()
+        signal = _signal(request, execute, until, timeout_s, max_chars)
+        call = request.tool_call
+        runs[str(call["id"])] = ToolRun(signal, _arguments(call), (time.monotonic() - began) * 1000)
+        return ToolMessage(signal.error, tool_call_id=str(call["id"]))
+
     known = {tool.name for tool in tools}
-    began = time.monotonic()
-    until = began + timeout_s
-
-    def start(message: AIMessage) -> Future[_Answer] | str:
-        if message.tool_calls[0]["name"] not in known:
-            return "no such tool"
-
-        def call() -> _Answer:
-            answered = node.invoke({"messages": [message]}, config)
-            return _Answer(answered["messages"][-1], time.monotonic())
-
+    failure = "no such tool"
+    if runnable := [call for call in asked if call["name"] in known]:
+        node = ToolNode([_synchronous(tool) for tool in tools], wrap_tool_call=attended)
         try:
-            return _CALLS.start(call, timeout_s=until - time.monotonic())
-        except TimeoutError as error:
-            return f"not started: {error}"
-
-    runs = []
-    for message, started in [(message, start(message)) for message in asked]:
-        signal, at = _waited_for(message.tool_calls[0]["name"], started, until, timeout_s, max_chars)
-        arguments = plain(message.tool_calls[0]["args"])
-        runs.append(ToolRun(signal, arguments if isinstance(arguments, dict) else {}, (at - began) * 1000))
-    return runs
+            node.invoke({"messages": [AIMessage(content="", tool_calls=runnable)]}, config)
+        except Exception as error:  # noqa: BLE001 - what ToolNode cannot hand to a tool is that tool's failure
+            failure = clean(f"{type(error).__name__}: {error}")[:500]
+    return [
+        runs.get(str(call["id"]), ToolRun(ToolSignal(call["name"], "", 0.0, error=failure), _arguments(call), 0.0))
+        for call in asked
+    ]
 
 
-def _asked(call: Any, position: int) -> AIMessage:
+def _asked(call: Any, position: int) -> ToolCall:
     arguments = (call.get("args") or {}) if isinstance(call, Mapping) else None
     if not isinstance(arguments, Mapping) or not isinstance(call.get("name"), str):
         raise InputError(
@@ -99,25 +92,45 @@ def _asked(call: Any, position: int) -> AIMessage:
             field=f"tool_calls[{position}]",
             remedy='Write {"name": "weather", "args": {"city": "Oslo"}, "id": "1"}.',
         )
-    asked = {"name": call["name"], "args": dict(arguments), "id": str(call.get("id") or "lir")}
-    return AIMessage(content="", tool_calls=[{**asked, "type": "tool_call"}])
+    # The position makes ids unique: models repeat them, and callers leave them out.
+    return ToolCall(name=call["name"], args=dict(arguments), id=f"{call.get('id') or 'lir'}:{position}")
 
 
-def _waited_for(
-    name: str, started: Future[_Answer] | str, until: float, timeout_s: float, max_chars: int
-) -> tuple[ToolSignal, float]:
-    """The signal, and when it was there."""
-    if isinstance(started, str):
-        return ToolSignal(name, "", 0.0, error=started), time.monotonic()
+def _arguments(call: ToolCall) -> Mapping[str, Any]:
+    arguments = plain(call["args"])
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _synchronous(tool: BaseTool) -> BaseTool:
+    """A tool that has only a coroutine (those of MCP servers) runs it in an event loop of its own thread."""
+    coroutine = getattr(tool, "coroutine", None)
+    if not isinstance(tool, StructuredTool) or tool.func is not None or coroutine is None:
+        return tool
+
+    @functools.wraps(coroutine)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(coroutine(*args, **kwargs))
+
+    return tool.model_copy(update={"func": run})
+
+
+def _signal(
+    request: ToolCallRequest,
+    execute: Callable[[ToolCallRequest], Any],
+    until: float,
+    timeout_s: float,
+    max_chars: int,
+) -> ToolSignal:
+    name = request.tool_call["name"]
     try:
-        answer = started.result(timeout=max(0.0, until - time.monotonic()))
-    except TimeoutError:
-        return ToolSignal(name, "", 0.0, error=f"no answer within {timeout_s:g} s"), time.monotonic()
+        answer = _CALLS.run(lambda: execute(request), timeout_s=until - time.monotonic())
+    except TimeoutError as error:
+        return ToolSignal(name, "", 0.0, error=str(error) or f"no answer within {timeout_s:g} s")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool is anybody's code; its failure is a signal
-        return ToolSignal(name, "", 0.0, error=clean(f"{type(error).__name__}: {error}")[:500]), time.monotonic()
-    if not isinstance(answer.message, ToolMessage):
-        return ToolSignal(name, "", 0.0, error=f"answered with {type(answer.message).__name__}"), answer.at
-    return signal_of(name, answer.message, max_chars=max_chars), answer.at
+        return ToolSignal(name, "", 0.0, error=clean(f"{type(error).__name__}: {error}")[:500])
+    if not isinstance(answer, ToolMessage):
+        return ToolSignal(name, "", 0.0, error=f"answered with {type(answer).__name__}, which is no message")
+    return signal_of(name, answer, max_chars=max_chars)
 
 
 def signal_of(name: str, message: ToolMessage, *, max_chars: int) -> ToolSignal:

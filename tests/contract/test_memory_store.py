@@ -284,7 +284,7 @@ def at_once(*work: Callable[[], None]) -> None:
     def guarded(one: Callable[[], None]) -> None:
         try:
             one()
-        except BaseException as error:  # noqa: BLE001 - shown below
+        except BaseException as error:
             failures.append(error)
 
     threads = [threading.Thread(target=guarded, args=[one]) for one in work]
