@@ -8,6 +8,7 @@ LateInteractionIndex.open(path, settings=Settings(search=SearchSettings(first_st
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -19,7 +20,7 @@ from pydantic_settings import (
 
 from lir_agents.errors import ConfigError
 
-__all__ = ["IngestSettings", "MemorySettings", "SearchSettings", "Settings", "load_settings"]
+__all__ = ["AuditSettings", "IngestSettings", "MemorySettings", "SearchSettings", "Settings", "load_settings"]
 
 
 class _Section(BaseModel):
@@ -83,6 +84,17 @@ class MemorySettings(_Section):
     )
 
 
+class AuditSettings(_Section):
+    """How what happens is recorded."""
+
+    durability: Literal["disk", "process"] = Field(
+        "disk",
+        description="When an event counts as recorded: once the disk holds it, or once the operating system does. "
+        '"process" saves a disk sync in every search; nothing acknowledged is lost when the process is killed, but '
+        "a power cut may take the last events.",
+    )
+
+
 class Settings(BaseSettings):
     """All settings of an index; see the sections."""
 
@@ -93,6 +105,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     search: SearchSettings = SearchSettings()
     memory: MemorySettings = MemorySettings()
+    audit: AuditSettings = AuditSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ from lir_agents.types import (
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
 
+    from lir_agents.ingest.redact_base import Redactor
     from lir_agents.memory.session import SessionMemory
     from lir_agents.ranking.explain import Explanation
 
@@ -100,6 +101,7 @@ class LateInteractionIndex(GovernedIndex):
         settings: Settings | None = None,
         bindings: Sequence[ToolBinding] = (),
         store: BaseStore | None = None,
+        redactor: Redactor | Literal[True] | None = None,
         create: bool = True,
     ) -> LateInteractionIndex:
         """Opens an index directory, or makes one.
@@ -113,11 +115,15 @@ class LateInteractionIndex(GovernedIndex):
             settings: None reads the environment and lir.toml.
             bindings: How fields of tool outputs speak of documents.
             store: Any LangGraph `BaseStore` for session memory; None: an SQLite file in the index directory.
+            redactor: Replaces what must not be stored (e-mail addresses, card numbers, keys, …) by placeholders,
+                before any store, vector or log sees a document. True: the built-in recognisers; or a `Redactor`
+                of your own. Fixed when the index is created; None takes what it was created with, none for a
+                new one.
             create: Whether a missing index is made.
 
         Raises:
-            InputError: No such index, a directory that holds something else, or `access` differs from what the
-                index was created with.
+            InputError: No such index, a directory that holds something else, or `access` or `redactor` differs
+                from what the index was created with.
             IndexLocked: Another process, or another handle of this one, has it open.
             IntegrityError: Another encoder, or a damaged or foreign directory; nothing was changed.
         """
@@ -129,6 +135,7 @@ class LateInteractionIndex(GovernedIndex):
                 settings=settings or load_settings(),
                 bindings=bindings,
                 store=store,
+                redactor=redactor,
                 create=create,
             )
         )

@@ -11,7 +11,7 @@ next run, which skips everything that was committed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,8 @@ from lir_agents.ingest.adapters import content_sha256, convert, normalised, with
 from lir_agents.ingest.compose import Budget, Composer
 from lir_agents.ingest.erasing import erase_documents
 from lir_agents.ingest.outline import Outline
+from lir_agents.ingest.redact import redact_document
+from lir_agents.ingest.redact_base import Redactor
 from lir_agents.ingest.split import split
 from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage, prepare_passage
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
@@ -31,16 +33,23 @@ from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.records import StagedDocument, StagedPassage
 from lir_agents.types import AddReport, Document, Failure
 
-__all__ = ["Committing", "Ingestor", "Progress"]
+__all__ = ["Committing", "Ingestor", "Progress", "Redactions"]
 
 Progress = Callable[[int, int], None]
 """Told (documents done, passages written) after every batch."""
 
-Committing = Callable[[Sequence[tuple[str, int, str]], AddReport], None]
-"""Told (document id, version, content_sha256) of each document, and the batch's counts, right before they become
-visible. If it raises, they do not."""
+Redactions = Mapping[str, Mapping[str, int]]
+"""Findings by kind that were replaced, by document id; documents without any are left out."""
+
+Committing = Callable[[Sequence[tuple[str, int, str]], AddReport, Redactions], None]
+"""Told (document id, version, content_sha256) of each document, the batch's counts, and what was redacted, right
+before they become visible. If it raises, they do not."""
 
 _BATCH_CHARS = 2_000_000
+
+
+_Checked = tuple[Document, Mapping[str, int]]
+"""A document that may be added, and how many findings of each kind were replaced in it."""
 
 
 @dataclass(slots=True)
@@ -71,6 +80,7 @@ class Ingestor:
         composer: Puts title and headings before a passage.
         settings: How documents become passages.
         committing: See `Committing`.
+        redactor: Replaces what must not be stored, before anything else sees a document; None: nothing is.
     """
 
     def __init__(
@@ -85,6 +95,7 @@ class Ingestor:
         composer: Composer,
         settings: IngestSettings,
         committing: Committing | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._catalog = catalog
         self._encoder = encoder
@@ -94,7 +105,8 @@ class Ingestor:
         self._writer = PassageWriter(catalog, encoder, self._stores)
         self._access_key = access_key
         self._settings = settings
-        self._committing = committing or (lambda documents, report: None)
+        self._committing = committing or (lambda documents, report, redactions: None)
+        self._redactor = redactor
         self._lock = threading.Lock()
 
     def add(self, documents: Iterable[object], *, progress: Progress | None = None) -> AddReport:
@@ -115,7 +127,7 @@ class Ingestor:
         tally = _Tally()
         for batch in self._batches(documents, tally):
             with self._lock:  # a batch at a time: a slow reader keeps nobody from deleting or erasing
-                self._add_batch(batch, tally)
+                self._add_batch([document for document, _ in batch], tally, _redactions(batch))
             if progress:
                 progress(tally.documents, tally.passages)
         return tally.report()
@@ -200,9 +212,9 @@ class Ingestor:
 
     # ------------------------------------------------------------ batches
 
-    def _batches(self, documents: Iterable[object], tally: _Tally) -> Iterator[list[Document]]:
+    def _batches(self, documents: Iterable[object], tally: _Tally) -> Iterator[list[_Checked]]:
         """Checked documents with distinct ids, bounded in number and size."""
-        batch: list[Document] = []
+        batch: list[_Checked] = []
         seen: set[str] = set()
         chars = 0
         source = iter(documents)
@@ -216,21 +228,22 @@ class Ingestor:
                 if batch:
                     yield batch
                 raise
-            document = self._checked(thing, tally)
-            if document is None:
+            checked = self._checked(thing, tally)
+            if checked is None:
                 continue
+            document = checked[0]
             assert document.id is not None  # `with_id` saw to it
             full = len(batch) >= self._settings.batch_documents or chars + len(document.text) > _BATCH_CHARS
             if batch and (full or document.id in seen):
                 yield batch
                 batch, seen, chars = [], set(), 0
-            batch.append(document)
+            batch.append(checked)
             seen.add(document.id)
             chars += len(document.text)
         if batch:
             yield batch
 
-    def _checked(self, thing: object, tally: _Tally) -> Document | None:
+    def _checked(self, thing: object, tally: _Tally) -> _Checked | None:
         if isinstance(thing, Failure):
             tally.failed.append(thing)
             return None
@@ -242,16 +255,25 @@ class Ingestor:
                     field="text",
                     remedy="Split it, or raise the setting ingest.max_document_chars.",
                 )
-            document = with_id(normalised(raw))
+            # Before an id is derived or a digest taken: both would tell what was redacted to whoever guesses it.
+            clean, counts = self._redacted(normalised(raw))
+            document = with_id(clean)
             if not document.text.strip():
                 raise InputError("is empty", field="text", remedy="Leave it out, or give it text.")
             self._access_key(document)
         except InputError as error:
             tally.failed.append(Failure(id=_name(thing), reason=str(error)))
             return None
-        return document
+        return document, counts
 
-    def _add_batch(self, batch: Sequence[Document], tally: _Tally) -> None:
+    def _redacted(self, document: Document) -> tuple[Document, Mapping[str, int]]:
+        if self._redactor is None:
+            return document, {}
+        redacted = redact_document(document, self._redactor)
+        # Placeholders are longer than some of what they stand for: what is stored is checked once more.
+        return normalised(redacted.document), redacted.counts
+
+    def _add_batch(self, batch: Sequence[Document], tally: _Tally, redactions: Redactions) -> None:
         digests = {_id(document): content_sha256(document) for document in batch}
         current = self._catalog.digests(list(digests))
         changed = [document for document in batch if current.get(_id(document)) != digests[_id(document)]]
@@ -270,7 +292,7 @@ class Ingestor:
         about = [
             (record.id, number, record.content_sha256) for record, number in zip(staged, versions, strict=True)
         ]
-        self._write_and_commit(rows, prepared, about, delta)
+        self._write_and_commit(rows, prepared, about, delta, redactions)
         tally.added += delta.added
         tally.updated += delta.updated
         tally.passages += delta.passages
@@ -281,11 +303,12 @@ class Ingestor:
         prepared: Sequence[PreparedPassage],
         about: Sequence[tuple[str, int, str]],
         delta: AddReport,
+        redactions: Redactions,
     ) -> None:
         together = np.concatenate(list(rows))
         try:
             self._writer.write(together, prepared)
-            retired = self._publish(rows, about, delta)
+            retired = self._publish(rows, about, delta, redactions=redactions)
         except BaseException as error:
             self._discard(together, error)
             raise
@@ -297,9 +320,10 @@ class Ingestor:
         about: Sequence[tuple[str, int, str]],
         delta: AddReport,
         retire: Sequence[str] = (),
+        redactions: Redactions | None = None,
     ) -> Rows:
         if about:
-            self._committing(about, delta)
+            self._committing(about, delta, redactions or {})
         return self._catalog.commit(list(rows), retire=retire)
 
     def _leave(self, retired: Rows) -> None:
@@ -340,6 +364,10 @@ class Ingestor:
             metadata=document.metadata,
             passages=staged,
         )
+
+
+def _redactions(batch: Sequence[_Checked]) -> Redactions:
+    return {_id(document): counts for document, counts in batch if counts}
 
 
 def _id(document: Document) -> str:
