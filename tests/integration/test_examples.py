@@ -18,6 +18,12 @@ PROMISED = {
     "langchain_agent_memory": ["Use the gateway vpn-b", "The code of your token", "it/vpn#1.0"],
     "langchain_rag_citations": ["thirty days", "[hr/leave#1.0] Annual leave, https://handbook.example/hr/leave"],
     "langgraph_support_agent": ["alice> How many days", "bob> How many days"],
+    "llama_index_agent_workflow": [
+        "bob reads: house/visitors, it/wifi\n",
+        "bob> How do I",
+        "See the passages above.",
+    ],
+    "llama_index_function_agent": ["use the gateway vpn-b", "found it/vpn#1.0", "The code of your token"],
     "llama_index_query_engine": ["twenty weeks", "[hr/parents#1.0] https://handbook.example/hr/parents"],
     "own_colbert_checkpoint": ["1. hr/parents#1.0", "token vectors of 96 dimensions"],
 }
