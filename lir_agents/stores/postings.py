@@ -78,9 +78,9 @@ class Lengths:
             if len(values) != BLOCK:
                 raise _damaged()
             stored[block] = values
-        stored = stored.reshape(-1)
-        held = stored > 0
-        terms = stored - held
+        lengths = stored.reshape(-1)
+        held = lengths > 0
+        terms = lengths - held
         return cls(revision, held, terms, int(np.count_nonzero(held)), int(terms.sum(dtype=np.uint64)))
 
 
