@@ -61,6 +61,11 @@ class LateInteractionSearchTool(BaseTool):
     filter: dict[str, Any] | None = None
     """Metadata filter that every call is held to."""
 
+    @property
+    def _injected_args_keys(self) -> frozenset[str]:
+        # Older releases of langchain-core drop a runtime that a program hands over unless it is named here.
+        return frozenset({"runtime"})
+
     def as_principal(self, principal: Principal | None) -> LateInteractionSearchTool:
         """The same tool for somebody else; this one stays as it is."""
         return self.model_copy(update={"principal": principal})

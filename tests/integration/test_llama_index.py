@@ -185,6 +185,16 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield found
 
 
+def knows_not() -> bool:
+    """Whether LlamaIndex's own stores can say no: before 0.14.16 they cannot, and drop what lacks a key."""
+    no = MetadataFilters(filters=[MetadataFilter(key="word", value="cat")], condition=FilterCondition.NOT)
+    try:
+        return not build_metadata_filter_fn(METADATA.__getitem__, no)("one")
+    except ValueError:
+        return False
+
+
+@pytest.mark.skipif(not knows_not(), reason="this LlamaIndex cannot evaluate its own filters")
 @settings(max_examples=60, deadline=None)
 @given(conditions=st.lists(CONDITIONS, min_size=1, max_size=3), condition=st.sampled_from(list(FilterCondition)))
 def test_filters_match_what_llama_indexs_own_stores_match(
