@@ -21,8 +21,8 @@ class Recalled:
     """What was said before.
 
     Attributes:
-        turns: What people and agents said, oldest first.
-        signals: What tools answered in earlier turns, oldest first.
+        turns: What people, agents and tools said in words, oldest first.
+        signals: What tools answered in fields in earlier turns, oldest first.
     """
 
     turns: Sequence[Turn]
@@ -38,7 +38,8 @@ class Recalled:
         told = {(turn.role, turn.text) for turn in history}
         kept = [entry.turn for entry in entries if entry.kind != "tool" or is_said(entry.signal)]
         turns = [turn for turn in kept if (turn.role, turn.text) not in told]
-        return cls((*turns, *history), tuple(entry.signal for entry in entries if entry.kind == "tool"))
+        fields = [entry.signal for entry in entries if entry.kind == "tool" and entry.output is not None]
+        return cls((*turns, *history), tuple(fields))
 
 
 def readable_names(rooms: Rooms, scope: AccessScope, names: Sequence[str]) -> set[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AnyMessage
 from langgraph.channels import UntrackedValue
+from typing_extensions import TypedDict  # of typing, pydantic makes no JSON schema before Python 3.12
 
 from lir_agents.graph.candidates import Candidates, Context, Reading, View
 from lir_agents.graph.conversation import Conversation
