@@ -51,7 +51,9 @@ def report(results: Path) -> str:
         f"Machine: {_machine(found)}",
     ]
     for name, build in TABLES.items():
-        parts += [f"## {_TITLES[name]}", f"`python -m benchmarks --data DIR --only {_SOURCES[name]}`", build(found)]
+        if (table := build(found)) == _ABSENT:
+            continue
+        parts += [f"## {_TITLES[name]}", f"`python -m benchmarks --data DIR --only {_SOURCES[name]}`", table]
     return "\n\n".join(parts) + "\n"
 
 
