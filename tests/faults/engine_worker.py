@@ -10,8 +10,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lir_agents import Document, LateInteractionIndex
 from lir_agents.config import Settings
@@ -54,17 +55,21 @@ def run(path: Path, die_at: int | None = None) -> None:
 
 
 def _die_after_record(index: LateInteractionIndex, count: int) -> None:
-    """Dies right after the n-th audit event is on disk: what it speaks of has not become visible yet."""
-    append, left = index.audit.append, [count]
+    """Dies right after the n-th record is on disk: what it speaks of has not become visible yet."""
+    left = [count]
 
-    def dying(*arguments: object) -> str:
-        event = append(*arguments)
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return event
+    def dying(write: Callable[..., Any]) -> Callable[..., Any]:
+        def written(*arguments: Any) -> Any:
+            recorded = write(*arguments)
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return recorded
 
-    index.audit.append = dying
+        return written
+
+    index.audit.append = dying(index.audit.append)
+    index.audit.append_many = dying(index.audit.append_many)
 
 
 def main() -> None:
