@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lir_agents import Document, LateInteractionIndex
 from lir_agents.policy import AclPolicy
 from tests.hashed_encoder import HashedEncoder
+
+# Two cores that others use too make any deadline a lie. In continuous integration the same examples every time:
+# what fails there has to be what changed.
+settings.register_profile("lir", deadline=None, max_examples=60, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("lir")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SUBJECTS = (
