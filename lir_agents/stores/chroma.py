@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import RowMask, Rows
 from lir_agents.errors import IntegrityError, LirError, StoreError
 from lir_agents.stores.gate import Gate
+from lir_agents.stores.hnsw_file import blank_unused
 
 __all__ = ["ChromaCollection", "Reader", "failures"]
 
@@ -134,6 +135,8 @@ class ChromaCollection:
         """Adds or replaces, in as many batches as Chroma wants."""
         with self._using("upsert") as collection:
             _fill(self._client, collection, rows, read, access_classes)
+            if self._home is not None:
+                blank_unused(self._home)
 
     def delete(self, rows: Rows) -> None:
         """Removes; unknown rows are ignored."""
@@ -192,6 +195,7 @@ class ChromaCollection:
             _fill(client, collection, rows, read, access_classes)
         finally:
             client.close()
+        blank_unused(partial)
         fresh = partial.rename(partial.with_suffix(""))
         client, collection = _embedded(fresh, self._dim)
         with self._gate.exclusive():
@@ -201,6 +205,7 @@ class ChromaCollection:
 
 
 def _embedded(home: Path, dim: int) -> tuple[Any, Any]:
+    blank_unused(home)
     client: Any = chromadb.PersistentClient(str(home), settings=Settings(anonymized_telemetry=False))
     try:
         return client, _collection(client, _NAME, dim)
