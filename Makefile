@@ -8,7 +8,7 @@ DATA   ?= ../shared/data
 BENCH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long check format bench tables docs api constraints clean
+.PHONY: help install demo test test-long test-lowest check format bench tables docs api constraints clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | sort | expand -t 14
@@ -33,6 +33,9 @@ test: $(STAMP) ## Run the test suite (short forms; no network, no GPU)
 
 test-long: $(STAMP) ## Run the long forms of the fault, soak and quality tests
 	$(BIN)/python -m pytest -m long
+
+test-lowest: ## Run the tests of the framework doors with the lowest declared version of each framework
+	$(PYTHON) -m venv build/lowest && build/lowest/bin/python -m pip install -q -c tests/lowest.txt torch && build/lowest/bin/python -m pip install -q -c tests/lowest.txt -r tests/lowest.txt -e '.[langchain,llama-index]' && build/lowest/bin/python -m pytest -p no:cacheprovider tests/integration/test_langchain* tests/integration/test_llama_index* tests/integration/test_congruence.py tests/integration/test_doors_imports.py tests/integration/test_graph_node.py
 
 check: $(STAMP) ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .
