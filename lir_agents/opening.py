@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -81,7 +82,10 @@ def open_rooms(
         opening.callback(tokens.close)
         lexical = LmdbLexical.open(layout.lexical)
         opening.callback(lexical.close)
-        vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled)
+        # Under a policy every search is exact: the approximate index answers only somebody who may read everything,
+        # and its hits would tell that person when something unreadable is added.
+        route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
+        vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
         opening.callback(vectors.close)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)

@@ -27,6 +27,9 @@ __all__ = ["Fused", "FusionWeights", "best_first", "fuse", "neighbour_part", "st
 
 SIGNALS = ("maxsim", "dense", "lexical")
 
+_BLOCK = 1024
+"""Candidates whose neighbours are looked for at a time: keeps memory linear in how many there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class FusionWeights:
@@ -127,14 +130,17 @@ def neighbour_part(
     n = len(base)
     if n < 2 or share == 0 or count < 1:
         return np.zeros(n, np.float64)
-    affinity = np.clip(pooled @ pooled.T, 0.0, 1.0).astype(np.float64) ** 4
-    np.fill_diagonal(affinity, 0.0)
-    if n - 1 > count:
-        threshold = np.partition(affinity, n - count, axis=1)[:, n - count]
-        affinity[affinity < threshold[:, None]] = 0.0
-    total = affinity.sum(axis=1)
-    received = affinity @ base
-    return np.asarray(share * np.divide(received, total, out=np.zeros(n), where=total > 0), np.float64)
+    received = np.zeros(n, np.float64)
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        affinity = np.clip(pooled[start:stop] @ pooled.T, 0.0, 1.0).astype(np.float64) ** 4
+        affinity[np.arange(stop - start), np.arange(start, stop)] = 0.0
+        if n - 1 > count:
+            threshold = np.partition(affinity, n - count, axis=1)[:, n - count]
+            affinity[affinity < threshold[:, None]] = 0.0
+        total = affinity.sum(axis=1)
+        np.divide(affinity @ base, total, out=received[start:stop], where=total > 0)
+    return share * received
 
 
 def fuse(

@@ -233,6 +233,14 @@ def test_neighbours_give_at_most_their_share(case):
     assert (np.abs(part) <= 0.3 * np.abs(base).max() + 1e-9).all()
 
 
+def test_neighbours_are_the_same_in_blocks(monkeypatch):
+    rng = np.random.default_rng(5)
+    base, pooled = rng.standard_normal(40), unit(rng, 40, 16)
+    whole = neighbour_part(base, pooled, count=5, share=0.3)
+    monkeypatch.setattr("lir_agents.ranking.fusion._BLOCK", 7)
+    np.testing.assert_allclose(neighbour_part(base, pooled, count=5, share=0.3), whole, atol=1e-6)
+
+
 def test_equal_scores_are_ordered_by_row():
     order = best_first(np.array([1.0, 2.0, 1.0, 2.0]), np.array([9, 8, 3, 4]))
     assert np.array([9, 8, 3, 4])[order].tolist() == [4, 8, 3, 9]
