@@ -159,6 +159,8 @@ class ChromaCollection:
             if self._client is not None:
                 self._client.close()
                 self._client = self._collection = None
+                if self._home is not None:
+                    blank_unused(self._home)
 
     def require_open(self, operation: str) -> None:
         """Raises StoreError once `close` was called."""
@@ -205,10 +207,12 @@ class ChromaCollection:
 
 
 def _embedded(home: Path, dim: int) -> tuple[Any, Any]:
-    blank_unused(home)
     client: Any = chromadb.PersistentClient(str(home), settings=Settings(anonymized_telemetry=False))
     try:
-        return client, _collection(client, _NAME, dim)
+        collection = _collection(client, _NAME, dim)
+        collection.get(limit=1, include=[])  # the first use is what writes the file of a small index anew
+        blank_unused(home)
+        return client, collection
     except BaseException:
         client.close()
         raise

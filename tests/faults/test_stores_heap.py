@@ -43,6 +43,8 @@ def test_the_room_for_vectors_is_blank(tmp_path: Path, when: str) -> None:
         store.rebuild(np.arange(1, 5), [0] * 4, made[:4])
     else:
         store.close()
+        assert holding(tmp_path) == []
+        as_if_from_the_heap(tmp_path)
         store = ChromaVectors.open(tmp_path, DIM)
     assert holding(tmp_path) == []
     store.upsert(np.arange(1, 1501), made, [0] * 1500)  # more than Chroma keeps back: its file is written
