@@ -1,9 +1,9 @@
 """Chroma's HNSW file, as far as it must not hold what it holds.
 
 A small index is written with room for 100 vectors when it is made, and again at the first use after it was opened
-(chromadb 1.5.9), and the room is whatever lay in the process's memory just then: text of another tenant, or what was
-just erased or redacted. The room is overwritten with zeros; Chroma never reads it (it reads as many elements as the
-header counts).
+(chromadb 1.5.9), and the room is whatever lay in the process's memory just then: text of another tenant, or what
+was just erased or redacted. The room is overwritten with zeros; Chroma never reads it (it reads as many elements as
+the header counts).
 """
 
 from __future__ import annotations
