@@ -89,7 +89,7 @@ def _quality(results: Results) -> str:
     for name, result in found:
         scores = {system: result["systems"][system]["nDCG@10"] for system in _SYSTEMS}
         gain = scores["lir"] - max(value for system, value in scores.items() if system != "lir")
-        rows.append([name, *_bold(scores.values()), f"{gain:+.4f}", f"{result['p_value']:.3f}"])
+        rows.append([name, *_bold(scores.values()), f"{gain:+.4f}", _probability(result["p_value"])])
     means = [fmean(result["systems"][system]["nDCG@10"] for _, result in found) for system in _SYSTEMS]
     best = max(means[:-1])
     rows.append(["**mean**", *_bold(means), f"{means[-1] - best:+.4f} ({means[-1] / best - 1:+.1%})", ""])
@@ -107,7 +107,7 @@ def _memory(results: Results) -> str:
         rows.append([name, *_bold(scores), f"{first['differing']} of {first['queries']}"])
     tuned = [result for name, result in found if name != "mtrag_govt"]
     for label, group in (("**mean**", [result for _, result in found]), ("**mean without mtrag_govt**", tuned)):
-        if group:
+        if group and (label == "**mean**" or len(group) < len(found)):
             means = [
                 fmean(one["systems"][system]["nDCG@10"] for one in group) for system in ("off", "on", "rewrite")
             ]
@@ -266,6 +266,10 @@ def _machine(results: Results) -> str:
 def _bold(values: Iterable[float]) -> list[str]:
     listed = list(values)
     return [f"**{value:.4f}**" if value == max(listed) else f"{value:.4f}" for value in listed]
+
+
+def _probability(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
 def _points(*values: float) -> list[str]:
