@@ -25,6 +25,13 @@ PROMISED = {
     ],
     "llama_index_function_agent": ["use the gateway vpn-b", "found it/vpn#1.0", "The code of your token"],
     "llama_index_query_engine": ["twenty weeks", "[hr/parents#1.0] https://handbook.example/hr/parents"],
+    "two_people": [
+        "alice> How do I get into",
+        "bob> How do I get into",
+        "1. it/wifi#1.0",
+        "bob: 2 grants meet the ACLs; in the log: True; asked again as of epoch 1, the same: True",
+        "log as the checkpoint saw it: True",
+    ],
     "own_colbert_checkpoint": ["1. hr/parents#1.0", "token vectors of 96 dimensions"],
 }
 

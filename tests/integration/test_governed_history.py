@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
+from lir_agents.config import AuditSettings, Settings
 from lir_agents.errors import AccessDenied, InputError, StoreError
 from lir_agents.policy import AclPolicy
 from tests.hashed_encoder import HashedEncoder
@@ -176,3 +177,11 @@ def test_an_open_index_goes_back_for_its_owner(quick_path, encoder):
         index.add([{"id": "a", "text": "Second."}])
         assert index.rollback("a", 1) == 3
         assert index.get("a").text == "First."
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("disk", 2), ("process", 1)])
+def test_when_an_event_counts_as_recorded_is_a_setting(quick_path, encoder, durability, synchronous):
+    settings = Settings(audit=AuditSettings(durability=durability))
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder, settings=settings) as index:
+        assert index.audit._database.writer.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+    assert Settings().audit.durability == "disk"
