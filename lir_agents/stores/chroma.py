@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ import chromadb
 import httpx
 import numpy as np
 from chromadb.config import Settings
-from chromadb.errors import NotFoundError
+from chromadb.errors import ChromaError, NotFoundError
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
@@ -210,7 +210,8 @@ def _embedded(home: Path, dim: int) -> tuple[Any, Any]:
     client: Any = chromadb.PersistentClient(str(home), settings=Settings(anonymized_telemetry=False))
     try:
         collection = _collection(client, _NAME, dim)
-        collection.get(limit=1, include=[])  # the first use is what writes the file of a small index anew
+        with suppress(ChromaError):  # a damaged index is named by the search that needs it; `rebuild` needs it open
+            collection.get(limit=1, include=[])  # the first use is what writes the file of a small index anew
         blank_unused(home)
         return client, collection
     except BaseException:
