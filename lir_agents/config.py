@@ -88,10 +88,11 @@ class AuditSettings(_Section):
     """How what happens is recorded."""
 
     durability: Literal["disk", "process"] = Field(
-        "disk",
-        description="When an event counts as recorded: once the disk holds it, or once the operating system does. "
-        '"process" saves a disk sync in every search; nothing acknowledged is lost when the process is killed, but '
-        "a power cut may take the last events.",
+        "process",
+        description="When what a search did counts as recorded: once the operating system holds it (and the disk a "
+        'tenth of a second later), or, with "disk", once the disk does. With "process" nothing acknowledged is lost '
+        "when the process is killed, and a power cut takes at most the searches of the last moment; what changes the "
+        "index is on the disk first, either way.",
     )
 
 

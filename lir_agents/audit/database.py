@@ -1,8 +1,10 @@
 """The log's SQLite file: schema, connections, and what SQLite's errors mean here.
 
-Durability: write-ahead log with ``synchronous=FULL``, so a commit returns after its frames are on the disk;
-``durability="process"`` leaves that to the operating system (``synchronous=NORMAL``): what was acknowledged
-survives the death of the process, and a power cut may take the last events, never the order or the whole.
+Durability: a write-ahead log. With ``"process"`` a commit returns once the operating system holds its frames
+(``synchronous=NORMAL``), and `Flusher` takes them to the disk: what was acknowledged survives the death of the
+process, and a power cut may take the last moment's, never the order or the whole. With ``"disk"`` every commit
+returns after its frames are on the disk (``synchronous=FULL``).
+`docs/decisions/0003-when-an-event-counts-as-recorded.md` says why.
 Rows of the tree can be added and never changed or removed through this schema (triggers); erasable values lie
 apart, with `secure_delete`.
 """
@@ -18,6 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
+from lir_agents.audit.flush import Flusher
 from lir_agents.errors import IntegrityError, LirError, StoreError
 
 __all__ = ["Database", "Durability", "translated"]
@@ -136,12 +139,14 @@ class Database:
 
     Attributes:
         origin: The log's own name, drawn when it was created; part of every checkpoint.
+        flusher: Takes commits to the disk, where they do not go there by themselves.
     """
 
     def __init__(self, path: Path, *, read_only: bool, timeout_s: float, durability: Durability) -> None:
         self._path, self._read_only, self._timeout_s = path, read_only, timeout_s
         self._synchronous = _SYNCHRONOUS[durability]
         self._closed = False
+        self.flusher = Flusher(_wal(path)) if durability == "process" and not read_only else None
         self._reading = threading.Lock()
         self.writing = threading.Lock()
         if not path.exists():
@@ -206,6 +211,14 @@ class Database:
             finally:
                 connection.close()
 
+    def to_disk(self) -> None:
+        """Returns once the disk holds everything that was committed, by whichever process.
+
+        Raises:
+            StoreError: It does not.
+        """
+        (self.flusher or Flusher(_wal(self._path))).now()
+
     def truncate_wal(self, operation: str) -> None:
         """Moves the write-ahead log into the file and empties it, so that no erased byte stays in it.
 
@@ -224,6 +237,8 @@ class Database:
 
     def close(self) -> None:
         """Closes every connection. Idempotent."""
+        if self.flusher is not None:
+            self.flusher.close()
         with self.writing, self._reading:
             self._closed = True
             self._reader.close()

@@ -25,7 +25,18 @@ from lir_agents.audit.canonical import COMMITMENT, PART, Erasable, Part, canonic
 from lir_agents.audit.merkle import leaf_hash
 from lir_agents.errors import InputError
 
-__all__ = ["KINDS", "AuditEvent", "Kind", "Prepared", "RecordedEvent", "commitments", "prepare", "utc", "utc_us"]
+__all__ = [
+    "KINDS",
+    "SEARCHES",
+    "AuditEvent",
+    "Kind",
+    "Prepared",
+    "RecordedEvent",
+    "commitments",
+    "prepare",
+    "utc",
+    "utc_us",
+]
 
 Kind = Literal[
     "ingest",
@@ -39,6 +50,8 @@ Kind = Literal[
     "configuration",
 ]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
+SEARCHES: Final = frozenset({"retrieval", "decision", "tool_call", "memory_write"})
+"""Kinds that a search waits for; all others change the index."""
 SEALED_PART: Final = 0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -61,7 +61,7 @@ class AuditLog:
         *,
         read_only: bool = False,
         timeout_s: float = 5.0,
-        durability: Durability = "disk",
+        durability: Durability = "process",
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> Self:
         """Opens a log; makes an empty one where there is none.
@@ -70,8 +70,10 @@ class AuditLog:
             path: The log's file.
             read_only: Refuse appends, and open files on read-only disks.
             timeout_s: How long to wait for another process that is appending, in seconds.
-            durability: "disk": an append returns once the disk holds it. "process": once the operating system
-                does; no acknowledged event is lost with the process, but a power cut may take the last ones.
+            durability: "process": an append of what a search does returns once the operating system holds it, and
+                the disk within `flush.DELAY_S`: none is lost with the process, and a power cut takes at most the
+                last moment's. Everything else (ingest, version, redaction, erasure, configuration) is on the disk
+                when its append returns. "disk": every event is.
             clock_ns: The wall clock: nanoseconds since 1970, UTC.
 
         Raises:
@@ -86,7 +88,7 @@ class AuditLog:
     # -------------------------------------------------------------- append
 
     def append(self, event: AuditEvent, sealed: Mapping[str, Any] | None = None) -> str:
-        """Records an event and returns its id once it is on the disk.
+        """Records an event and returns its id once it is as durable as `open` was asked for.
 
         Args:
             event: What happened.
@@ -223,12 +225,17 @@ class AuditLog:
         return tuple(inclusion_path(reading.nodes(reader), at, size))
 
     def checkpoint(self, signing_key: Ed25519PrivateKey) -> Checkpoint:
-        """Signs the log as it is now. Keep the result where whoever can write the log cannot."""
+        """Signs the log as it is now. Keep the result where whoever can write the log cannot.
+
+        Raises:
+            StoreError: The disk does not hold what would be signed.
+        """
         from lir_agents.audit.checkpoint import Checkpoint
 
         with self._database.read("checkpoint") as reader:
             size = reading.size(reader)
             root, last_us = range_hash(reading.nodes(reader), 0, size), reading.last_time_us(reader)
+        self._database.to_disk()  # what is signed must be there after a power cut, too
         moment = utc(max(self._clock_ns() // 1000, last_us))
         return Checkpoint.sign(signing_key, origin=self.origin, size=size, root=root, time=moment)
 

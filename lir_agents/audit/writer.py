@@ -1,8 +1,8 @@
-"""Appending: one transaction, one fsync, for everything that waits.
+"""Appending: one transaction for everything that waits.
 
 Threads line up; the first to get the lock leads, takes what the others have queued meanwhile and commits it
-all in one transaction. Nobody returns before the transaction that holds their events is on the disk.
-Processes take turns by ``BEGIN IMMEDIATE``.
+all in one transaction. Nobody returns before the transaction that holds their events is committed, and, where it
+holds more than searches, on the disk. Processes take turns by ``BEGIN IMMEDIATE``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lir_agents.audit.database import Database, translated
-from lir_agents.audit.events import Prepared
+from lir_agents.audit.events import SEARCHES, Prepared
 from lir_agents.audit.merkle import extend, frontier_positions, node_count
 from lir_agents.errors import StoreError
 
@@ -54,11 +54,14 @@ class Writer:
         self._tail: _Tail | None = None
 
     def append(self, entries: Sequence[Prepared]) -> list[str]:
-        """Records all entries or none, and returns their ids once they are on the disk.
+        """Records all entries or none, and returns their ids once they are durable; see `AuditLog.append`.
 
         Raises:
-            StoreError: The transaction failed; nothing of it was recorded.
+            StoreError: The transaction failed and nothing of it was recorded; or the disk fails.
         """
+        flusher = self._database.flusher
+        if flusher is not None:
+            flusher.check()
         ticket = _Ticket(entries)
         self._waiting.append(ticket)
         with self._database.writing:
@@ -66,6 +69,12 @@ class Writer:
                 self._lead()
         if ticket.cause is not None:
             self._refuse(ticket.cause)
+        if flusher is not None:
+            # What changes the index waits for the disk: a log that lags behind the catalog proves nothing about it.
+            if all(entry.event.kind in SEARCHES for entry in entries):
+                flusher.soon()
+            else:
+                flusher.now()
         return ticket.ids
 
     def _refuse(self, cause: BaseException) -> None:

@@ -22,7 +22,7 @@ from lir_agents.errors import StoreError
 WRITER = """
 import os, sys
 from lir_agents.audit import AuditEvent, AuditLog
-with AuditLog.open(sys.argv[1], timeout_s=30.0, durability="process") as log:
+with AuditLog.open(sys.argv[1], timeout_s=30.0) as log:
     number = 0
     while True:
         event = AuditEvent("retrieval", sys.argv[2], payload={"n": number})
@@ -37,8 +37,7 @@ def start(path: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def test_four_writers_killed_again_and_again_lose_nothing_acknowledged(tmp_path):
-    """`durability="process"` keeps the test off the disk's speed: a killed process loses no page it wrote to the
-    operating system, in either mode."""
+    """In the default durability, and at moments that nobody chose."""
     path, acknowledged, chance = tmp_path / "audit.sqlite", set(), random.Random(7)
     checkpoints: list[tuple[int, bytes]] = []
     for round_ in range(4):

@@ -184,4 +184,4 @@ def test_when_an_event_counts_as_recorded_is_a_setting(quick_path, encoder, dura
     settings = Settings(audit=AuditSettings(durability=durability))
     with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder, settings=settings) as index:
         assert index.audit._database.writer.execute("PRAGMA synchronous").fetchone() == (synchronous,)
-    assert Settings().audit.durability == "disk"
+    assert Settings().audit.durability == "process"

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lir_agents.audit import AuditEvent, AuditLog, Erasable, payloads, verify_inclusion
+from lir_agents.audit import AuditEvent, AuditLog, Erasable, flush, payloads, verify_inclusion
 from lir_agents.audit.merkle import leaf_hash
 from lir_agents.errors import InputError, IntegrityError, StoreError
 from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal, StageCoverage
@@ -409,3 +410,98 @@ def test_sizes_out_of_range_are_refused(log):
 def test_erasable_needs_a_storable_subject():
     with pytest.raises(InputError, match="subject"):
         Erasable("x", subject="\udc00")
+
+
+# ---------------------------------------------------------------- when the disk holds it
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The names of the files that were synchronised, in order; `synced.refuse` makes the disk fail."""
+
+    class Disk(list[str]):
+        refuse = False
+
+    disk = Disk()
+
+    def sync_file(path: Path) -> None:
+        if disk.refuse:
+            raise OSError(5, "Input/output error")
+        disk.append(path.name)
+
+    monkeypatch.setattr(flush, "sync_file", sync_file)
+    return disk
+
+
+def eventually(holds, within_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return bool(holds())
+
+
+@pytest.mark.parametrize("kind", ["ingest", "version", "redaction", "erasure", "configuration"])
+def test_what_changes_the_index_is_on_the_disk_when_its_append_returns(tmp_path, synced, kind):
+    with AuditLog.open(tmp_path / "audit.sqlite") as log:
+        log.append(AuditEvent(kind))
+        assert synced == ["audit.sqlite-wal"]
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "decision", "tool_call", "memory_write"])
+def test_what_a_search_records_reaches_the_disk_soon_and_nobody_waits(tmp_path, synced, kind, monkeypatch):
+    monkeypatch.setattr(flush, "DELAY_S", 0.4)
+    with AuditLog.open(tmp_path / "audit.sqlite") as log:
+        log.append(AuditEvent(kind))
+        assert synced == []
+        assert eventually(lambda: synced == ["audit.sqlite-wal"])
+        log.append(AuditEvent(kind))
+        assert eventually(lambda: len(synced) == 2)
+
+
+def test_closing_and_signing_wait_for_the_disk(tmp_path, synced, monkeypatch):
+    monkeypatch.setattr(flush, "DELAY_S", 60.0)
+    with AuditLog.open(tmp_path / "audit.sqlite") as log:
+        log.append(AuditEvent("retrieval"))
+        log.checkpoint(Ed25519PrivateKey.generate())
+        assert len(synced) == 1
+        log.append(AuditEvent("retrieval"))
+    assert len(synced) == 2, "closing does not leave the last ones to chance"
+
+
+def test_a_disk_that_fails_refuses_what_comes_after(tmp_path, synced):
+    with AuditLog.open(tmp_path / "audit.sqlite") as log:
+        log.append(AuditEvent("retrieval"))
+        synced.refuse = True
+        with pytest.raises(StoreError, match="disk did not take"):
+            log.append(AuditEvent("ingest"))
+        synced.refuse = False  # the kernel has forgotten what it could not write: trying again proves nothing
+        size = log.size
+        for kind in ("retrieval", "ingest"):
+            with pytest.raises(StoreError, match="disk did not take"):
+                log.append(AuditEvent(kind))
+        with pytest.raises(StoreError, match="disk did not take"):
+            log.checkpoint(Ed25519PrivateKey.generate())
+        assert log.size == size
+
+
+def test_a_disk_that_fails_in_the_background_is_noticed(tmp_path, synced, monkeypatch):
+    monkeypatch.setattr(flush, "DELAY_S", 0.01)
+
+    def refused() -> bool:
+        try:
+            log.append(AuditEvent("retrieval"))
+        except StoreError as error:
+            return "disk did not take" in str(error)
+        return False
+
+    with AuditLog.open(tmp_path / "audit.sqlite") as log:
+        synced.refuse = True
+        assert eventually(refused)
+
+
+def test_a_file_is_synchronised_and_one_that_is_not_there_has_nothing(tmp_path):
+    (tmp_path / "file").write_text("x")
+    flush.sync_file(tmp_path / "file")
+    flush.sync_file(tmp_path / "none")
+    with pytest.raises(OSError, match="directory"):
+        flush.sync_file(tmp_path)
