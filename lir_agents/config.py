@@ -89,10 +89,10 @@ class AuditSettings(_Section):
 
     durability: Literal["disk", "process"] = Field(
         "process",
-        description="When what a search did counts as recorded: once the operating system holds it (and the disk a "
-        'tenth of a second later), or, with "disk", once the disk does. With "process" nothing acknowledged is lost '
-        "when the process is killed, and a power cut takes at most the searches of the last moment; what changes the "
-        "index is on the disk first, either way.",
+        description="When what a search did counts as recorded: once the operating system holds it (and the disk "
+        'within a tenth of a second), or, with "disk", once the disk does. With "process" nothing acknowledged is '
+        "lost when the process is killed, and a power cut takes at most the searches of the last moment; what "
+        "changes the index is on the disk first, either way.",
     )
 
 

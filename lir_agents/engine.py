@@ -210,7 +210,8 @@ class LateInteractionIndex(GovernedIndex):
             history: The conversation so far, where the caller keeps it; joins what the thread remembers.
             tool_signals: What tools answered just now.
             filter: Metadata filter, see `lir_agents.types.Filter`.
-            as_of: An epoch or an aware datetime: read the index as it was then (under today's access rules).
+            as_of: An epoch or an aware datetime: read the index as it was then (under today's access rules); what
+                lies ahead means now.
             budget_ms: Time for the whole search, in milliseconds.
             remember: False leaves no trace in the thread's memory.
 

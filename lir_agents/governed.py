@@ -5,6 +5,7 @@ Everything here goes through the policy and is recorded before it is told or don
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -26,15 +27,15 @@ from lir_agents.types import Passage, Principal
 __all__ = ["GovernedIndex"]
 
 
-class GovernedIndex:
+class GovernedIndex(ABC):
     """What `LateInteractionIndex` inherits; see there."""
 
     _ingestor: Ingestor
 
     @property
+    @abstractmethod
     def rooms(self) -> Rooms:
         """The open rooms. Raises InputError once the index is closed."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ removing
 
@@ -249,10 +250,9 @@ class GovernedIndex:
     def _versions_within(self, scope: AccessScope, id: str) -> list[VersionInfo]:
         """The versions of a document whose newest ACL the scope meets, else none."""
         rooms = self.rooms
-        versions = rooms.catalog.versions(id)
-        key = rooms.catalog.access_classes().get(versions[-1].access_class) if versions else None
+        key = rooms.catalog.access_key(id)
         with refusals_recorded(rooms, scope.principal):
-            return versions if key is not None and scope.allows(key) else []
+            return rooms.catalog.versions(id) if key is not None and scope.allows(key) else []
 
     def _epoch(self, moment: int | datetime, field: str) -> int:
         if isinstance(moment, datetime) and moment.tzinfo is not None:

@@ -35,7 +35,7 @@ from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.lock import IndexLock
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
-from lir_agents.types import AddReport, ToolBinding
+from lir_agents.types import AddReport, Principal, ToolBinding, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "open_rooms"]
 
@@ -103,6 +103,7 @@ def open_rooms(
                 kept,
                 index_id=audit.origin,
                 settings=settings.memory,
+                recording=partial(_record_memory, audit),
                 scrub=partial(_empty_log, layout.memory) if store is None else _nothing,
             ),
             settings=settings,
@@ -154,6 +155,15 @@ def _empty_log(path: Path) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _record_memory(
+    audit: AuditLog, principal: Principal | None, thread_id: str | None, said: Sequence[Turn | ToolSignal] | None
+) -> None:
+    if said is None or thread_id is None:
+        audit.append(payloads.memory_write(principal, operation="forget", thread_id=thread_id))
+    else:
+        audit.append_many(payloads.remembered(principal, thread_id, said))
 
 
 def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:

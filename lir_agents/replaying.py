@@ -140,10 +140,10 @@ def _epoch(rooms: Rooms, event: RecordedEvent) -> int:
     """The state that the search looked at."""
     searched: int = event.payload["index_epoch"]
     as_of = event.payload["as_of"]
-    if isinstance(as_of, str):
-        # A moment that then lay ahead meant the newest state there was.
-        return min(rooms.catalog.epoch_at(datetime.fromisoformat(as_of)), searched)
-    return searched if as_of is None else int(as_of)
+    if as_of is None:
+        return searched
+    then = rooms.catalog.epoch_at(datetime.fromisoformat(as_of)) if isinstance(as_of, str) else int(as_of)
+    return min(then, searched)  # what then lay ahead meant the newest state there was
 
 
 def _kept(event: RecordedEvent, name: str) -> Any:

@@ -6,12 +6,13 @@ forgets where it appears. Versions, ranks, scores and breakdowns stay in the tre
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.events import AuditEvent
-from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal
+from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal, ToolSignal, Turn
 
 __all__ = [
     "configuration",
@@ -20,6 +21,7 @@ __all__ = [
     "ingest",
     "memory_write",
     "redaction",
+    "remembered",
     "retrieval",
     "tool_call",
     "version",
@@ -194,19 +196,40 @@ def memory_write(
     principal: Principal | None,
     *,
     operation: Literal["remember", "forget"],
-    thread_id: str,
+    thread_id: str | None,
     role: str = "",
+    tool: str = "",
     text: str = "",
 ) -> AuditEvent:
-    """A turn remembered, or a thread forgotten. Of the text only a commitment and its length are kept."""
+    """Something remembered, or a thread (None: all of a principal's) forgotten.
+
+    Of the text only a commitment and its length are kept.
+    """
     payload = {
         "operation": operation,
-        "thread": Erasable(thread_id),
+        "thread": _own(thread_id),
         "role": role,
+        "tool": tool,
         "characters": len(text),
         "text": Erasable(text, stored=False),
     }
     return _event("memory_write", principal, payload)
+
+
+def remembered(principal: Principal | None, thread_id: str, said: Iterable[Turn | ToolSignal]) -> list[AuditEvent]:
+    """A `memory_write` for each turn and tool output that is about to be remembered."""
+
+    def write(role: str, tool: str, text: str) -> AuditEvent:
+        return memory_write(principal, operation="remember", thread_id=thread_id, role=role, tool=tool, text=text)
+
+    return [
+        write(one.role, "", one.text) if isinstance(one, Turn) else write("tool", one.tool, _spoken(one.output))
+        for one in said
+    ]
+
+
+def _spoken(output: str | Mapping[str, Any]) -> str:
+    return output if isinstance(output, str) else json.dumps(dict(output), sort_keys=True, default=str)
 
 
 def erasure(

@@ -12,6 +12,7 @@ from langgraph.runtime import get_runtime
 from lir_agents.errors import InputError
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.rooms import HasRooms
 from lir_agents.types import Filter, Turn
 
@@ -58,7 +59,8 @@ def retrieval_node(
     graph: Any = build_graph(index, tools=tools, store=store).compile(checkpointer=False)
 
     def given(state: Any) -> tuple[dict[str, Any], RetrievalContext]:
-        context = RetrievalContext.of_run(get_runtime())
+        with refusals_recorded(index.rooms, None):
+            context = RetrievalContext.of_run(get_runtime())
         messages = _read(state, "messages") or []
         asked: dict[str, Any] = {"query": _question(state, query, messages), "k": k, "filter": filter}
         if tools:

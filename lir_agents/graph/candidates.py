@@ -97,11 +97,11 @@ def look_at(rooms: Rooms, request: Request, scope: AccessScope) -> View:
     """Intersects what is live, what the scope may read and what the filter asks for.
 
     Raises:
-        InputError: The filter is malformed, or `as_of` lies outside the index's history.
+        InputError: The filter is malformed.
         AccessDenied: The policy could not decide.
     """
     snapshot = rooms.catalog.snapshot()
-    live = snapshot.live if request.as_of is None else snapshot.live_at(_epoch(rooms, request))
+    live = snapshot.live if request.as_of is None else snapshot.live_at(_epoch(rooms, request, snapshot.epoch))
     # Who may read an old version is decided by the ACL of today's: a grant withdrawn since holds for history too.
     classes = snapshot.access_class if request.as_of is None else snapshot.newest_access_class
     allowed = live & scope_mask(scope, classes, snapshot.access_keys)
@@ -110,8 +110,10 @@ def look_at(rooms: Rooms, request: Request, scope: AccessScope) -> View:
     return View(snapshot=snapshot, allowed=allowed)
 
 
-def _epoch(rooms: Rooms, request: Request) -> int:
-    return request.as_of if isinstance(request.as_of, int) else rooms.catalog.epoch_at(request.as_of)  # type: ignore[arg-type]
+def _epoch(rooms: Rooms, request: Request, latest: int) -> int:
+    """The epoch that `as_of` means. What lies ahead means now: an error would tell how often others write."""
+    then = request.as_of if isinstance(request.as_of, int) else rooms.catalog.epoch_at(request.as_of)  # type: ignore[arg-type]
+    return min(then, latest)
 
 
 def read_query(rooms: Rooms, text: str, view: View, encoding: Encoding | None = None) -> Reading:

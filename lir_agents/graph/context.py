@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lir_agents.errors import AccessDenied, InputError
-from lir_agents.types import Principal
+from lir_agents.types import Decision, Principal
 
 __all__ = ["RetrievalContext"]
 
@@ -69,8 +69,10 @@ class RetrievalContext:
         if run.principal is None:
             return replace(run, principal=user)
         if not isinstance(_read(given, "principal"), Principal) and not _within(run.principal, user):
+            reason = "the run's context names a principal other than the user whom the server authenticated"
             raise AccessDenied(
-                "The run's context names a principal other than the user whom the server authenticated.",
+                f"search refused: {reason}.",
+                decision=Decision(False, "search", user.id, f"{reason}: {run.principal.id!r}"),
                 remedy="Leave the principal out of the context.",
             )
         return run

@@ -56,9 +56,10 @@ class Nodes:
 
         def work() -> Admitted:
             request = checked_request(state, self.rooms.settings.search)
-            context = RetrievalContext.of_run(runtime)
-            with refusals_recorded(self.rooms, context.principal):
-                return Admitted(request, self.rooms.policy.authorize(context.principal, "search"))
+            with refusals_recorded(self.rooms, None):
+                principal = RetrievalContext.of_run(runtime).principal
+            with refusals_recorded(self.rooms, principal):
+                return Admitted(request, self.rooms.policy.authorize(principal, "search"))
 
         return _staged("authorize", runtime, work)
 
@@ -135,11 +136,14 @@ class Nodes:
         with refusals_recorded(self.rooms, context.principal):
             hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
         coverage = _coverage(state)
-        event_id = record_event(
-            self.rooms, admitted.request, context, admitted.scope, found, hits, coverage, len(ranked.rows)
-        )
+        said: tuple[Turn | ToolSignal, ...] = ()
         if context.thread_id is not None and admitted.request.remember:
-            coverage = self._remember(context, admitted.request.query, hits, state["signals"].value or (), coverage)
+            turn = Turn("user", admitted.request.query, [hit.passage_id for hit in hits])
+            said = (*(state["signals"].value or ()), turn)
+        event_id = record_event(
+            self.rooms, admitted.request, context, admitted.scope, found, hits, coverage, len(ranked.rows), said
+        )
+        coverage = self._remember(context, said, coverage)
         coverage, timings = _with_record(coverage, started)
         result = SearchResult(
             hits=hits, query=admitted.request.query, coverage=coverage, timings_ms=timings, event_id=event_id
@@ -154,16 +158,14 @@ class Nodes:
     def _remember(
         self,
         context: RetrievalContext,
-        query: str,
-        hits: Sequence[Hit],
-        signals: Sequence[ToolSignal],
+        said: Sequence[Turn | ToolSignal],
         coverage: Coverage,
     ) -> Coverage:
         """Keeps the turn; that it could not be kept is said in the coverage and costs nothing else."""
-        thread_id = context.thread_id or ""
-        turn = Turn("user", query, [hit.passage_id for hit in hits])
+        if context.thread_id is None or not said:
+            return coverage
         try:
-            self._memory.remember(context.principal, thread_id, [*signals, turn])
+            self._memory.keep(context.principal, context.thread_id, said)  # recorded with the search
         except StoreError as error:
             return Coverage({**coverage.stages, "memory": StageCoverage("failed", f"not remembered: {error}")})
         return coverage

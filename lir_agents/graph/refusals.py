@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lir_agents.audit import payloads
 from lir_agents.errors import AccessDenied
 from lir_agents.graph.rooms import Rooms
-from lir_agents.types import Principal
+from lir_agents.types import Decision, Principal
 
 __all__ = ["refusals_recorded"]
 
@@ -25,5 +25,10 @@ def refusals_recorded(rooms: Rooms, principal: Principal | None) -> Iterator[Non
         yield
     except AccessDenied as refusal:
         if refusal.decision is not None:
-            rooms.audit.append(payloads.decision(principal, refusal.decision))
+            rooms.audit.append(payloads.decision(principal or _named(refusal.decision), refusal.decision))
         raise
+
+
+def _named(decision: Decision) -> Principal | None:
+    """Whom the refusal names, where the caller could not be made out."""
+    return Principal(decision.principal_id) if decision.principal_id else None

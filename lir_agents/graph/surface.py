@@ -19,7 +19,7 @@ from lir_agents.graph.sealing import seal
 from lir_agents.graph.state import Found
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
-from lir_agents.types import Coverage, Hit, Passage
+from lir_agents.types import Coverage, Hit, Passage, ToolSignal, Turn
 
 __all__ = ["readable_now", "record_event", "settings_digest", "surface"]
 
@@ -91,10 +91,11 @@ def record_event(
     hits: Sequence[Hit],
     coverage: Coverage,
     candidates: int,
+    remembering: Sequence[Turn | ToolSignal] = (),
 ) -> str:
     """Appends the retrieval to the audit log, sealed with what a replay needs; its id.
 
-    That the turn is about to be remembered is recorded in the same transaction.
+    What is about to be remembered is recorded in the same transaction.
 
     Raises:
         StoreError: It could not be recorded; the caller must return nothing.
@@ -117,11 +118,9 @@ def record_event(
     )
     sealed = seal(context.principal, found.conversation)
     events: list[tuple[AuditEvent, dict[str, Any] | None]] = [(event, sealed)]
-    if context.thread_id is not None and request.remember:
-        written = payloads.memory_write(
-            context.principal, operation="remember", thread_id=context.thread_id, role="user", text=request.query
-        )
-        events.append((written, None))
+    if context.thread_id is not None:
+        written = payloads.remembered(context.principal, context.thread_id, remembering)
+        events += [(write, None) for write in written]
     return rooms.audit.append_many(events)[0]
 
 

@@ -12,17 +12,25 @@ from langgraph.runtime import get_runtime
 
 from lir_agents.errors import AccessDenied
 from lir_agents.graph.context import RetrievalContext
-from lir_agents.types import Principal
+from lir_agents.graph.refusals import refusals_recorded
+from lir_agents.graph.rooms import HasRooms
+from lir_agents.types import Decision, Principal
 
 __all__ = ["ambient_runtime", "caller"]
 
 
 def caller(
-    bound: Principal | None, thread_id: str | None, runtime: Any, *, checkpointed: bool = False
+    index: HasRooms,
+    bound: Principal | None,
+    thread_id: str | None,
+    runtime: Any,
+    *,
+    checkpointed: bool = False,
 ) -> RetrievalContext:
-    """Joins what a door was bound to with the run that it is called from.
+    """Joins what a door was bound to with the run that it is called from. A refusal is recorded.
 
     Args:
+        index: What the door leads to.
         bound: The principal that the door was bound to, if any.
         thread_id: The conversation that the door was bound to; it wins over the run's.
         runtime: The `Runtime` or `ToolRuntime` of the graph around; None outside of one.
@@ -33,13 +41,17 @@ def caller(
         AccessDenied: Both name a principal and they differ: either may read what the other may not, so neither
             is guessed. Or the run's context claims more than a server authenticated.
         InputError: A field of the run's context has the wrong type.
+        StoreError: A refusal could not be recorded; it stands all the same.
     """
-    run = RetrievalContext.of_run(runtime)
-    if bound is not None and run.principal is not None and bound != run.principal:
-        raise AccessDenied(
-            "The door is bound to one principal, and the run that it is called from is another's.",
-            remedy="Bind none where the run's context carries the principal.",
-        )
+    with refusals_recorded(index.rooms, None):
+        run = RetrievalContext.of_run(runtime)
+        if bound is not None and run.principal is not None and bound != run.principal:
+            reason = "the door is bound to one principal, and the run that it is called from is another's"
+            raise AccessDenied(
+                f"search refused: {reason}.",
+                decision=Decision(False, "search", run.principal.id, f"{reason}: {bound.id!r} is bound"),
+                remedy="Bind none where the run's context carries the principal.",
+            )
     conversation = thread_id or run.thread_id
     if checkpointed and conversation is None:
         conversation = getattr(getattr(runtime, "execution_info", None), "thread_id", None)

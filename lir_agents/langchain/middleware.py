@@ -162,7 +162,7 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
     # ------------------------------------------------------------ translation
 
     def _who(self, runtime: Any) -> RetrievalContext:
-        return caller(self.principal, self.thread_id, runtime, checkpointed=True)
+        return caller(self.index, self.principal, self.thread_id, runtime, checkpointed=True)
 
     def _asked(self, query: str, who: RetrievalContext) -> dict[str, Any]:
         return {

@@ -101,6 +101,7 @@ class LateInteractionRetriever(BaseRetriever):
     ) -> dict[str, Any]:
         """What a call gives wins over what the retriever was made with; a graph around fills what both leave."""
         who = caller(
+            self.index,
             self.principal if principal is None else principal,
             self.thread_id if thread_id is None else thread_id,
             ambient_runtime(),

@@ -95,7 +95,7 @@ class LateInteractionSearchTool(BaseTool):
     def _asked(self, k: int | None, runtime: Any) -> dict[str, Any]:
         # Only a runtime that a program handed over counts: what a model writes arrives as a dict or a string.
         run = runtime if isinstance(runtime, ToolRuntime) else ambient_runtime()
-        who = caller(self.principal, self.thread_id, run, checkpointed=True)
+        who = caller(self.index, self.principal, self.thread_id, run, checkpointed=True)
         return {
             "k": self.k if k is None else k,
             "principal": who.principal,

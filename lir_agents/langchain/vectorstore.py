@@ -214,7 +214,7 @@ class LateInteractionVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents of these ids that are there and may be read."""
-        who = caller(self.principal, None, ambient_runtime()).principal
+        who = caller(self.index, self.principal, None, ambient_runtime()).principal
         found = (self.index.get(name, principal=who) for name in dict.fromkeys(ids))
         return [_as_added(one.id, one.text, one.metadata) for one in found if one is not None]
 
@@ -245,7 +245,7 @@ class LateInteractionVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """Documents with their scores: the sum of their best passage's breakdown, higher is better."""
         _refuse(kwargs)
-        who = caller(self.principal, None, ambient_runtime()).principal
+        who = caller(self.index, self.principal, None, ambient_runtime()).principal
         asked = k
         while True:
             result = self.index.search(query, k=asked, principal=who, filter=filter)
@@ -259,7 +259,7 @@ class LateInteractionVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """`similarity_search_with_score`, without blocking the event loop."""
         _refuse(kwargs)
-        who = caller(self.principal, None, ambient_runtime()).principal
+        who = caller(self.index, self.principal, None, ambient_runtime()).principal
         asked = k
         while True:
             result = await self.index.asearch(query, k=asked, principal=who, filter=filter)
@@ -300,7 +300,7 @@ class LateInteractionVectorStore(VectorStore):
             **kwargs: None are known.
         """
         _refuse(kwargs)
-        who = caller(self.principal, None, ambient_runtime()).principal
+        who = caller(self.index, self.principal, None, ambient_runtime()).principal
         best = _best_passages(self.index.search(query, k=max(k, fetch_k), principal=who, filter=filter))
         if not best:
             return []

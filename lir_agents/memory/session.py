@@ -25,10 +25,14 @@ from lir_agents.memory.records import Entry, digest, entry_of_signal, entry_of_t
 from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import Principal, ToolSignal, Turn
 
-__all__ = ["Readable", "SessionMemory"]
+__all__ = ["Readable", "Recording", "SessionMemory"]
 
 Readable = Callable[[Sequence[str]], set[str]]
 """Of these passage (or document) ids, the ones that may be read at this moment."""
+
+Recording = Callable[[Principal | None, str | None, Sequence[Turn | ToolSignal] | None], None]
+"""Told (principal, thread, what is about to be remembered). Nothing to remember: the thread, or with None every one
+of the principal, is about to be forgotten."""
 
 T = TypeVar("T")
 
@@ -53,6 +57,7 @@ class SessionMemory:
         index_id: Names the index, so that several may share a store.
         settings: How much is kept, and for how long.
         clock: Seconds since 1970, UTC.
+        recording: Told of everything before it is remembered or forgotten; if it raises, it is not.
         calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
         scrub: Called when something was forgotten: leaves none of it in the bytes of the store's files.
     """
@@ -64,6 +69,7 @@ class SessionMemory:
         index_id: str,
         settings: MemorySettings,
         clock: Callable[[], float] = time.time,
+        recording: Recording | None = None,
         calls: SideCalls | None = None,
         scrub: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,13 +78,19 @@ class SessionMemory:
         self._index = digest(index_id)
         self._settings = settings
         self._clock = clock
+        self._recording = recording
         self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
         self._scrub = scrub
 
     def over(self, store: BaseStore) -> SessionMemory:
         """The same memory, kept in another store."""
         return SessionMemory(
-            store, index_id=self._index_id, settings=self._settings, clock=self._clock, calls=self._calls
+            store,
+            index_id=self._index_id,
+            settings=self._settings,
+            clock=self._clock,
+            recording=self._recording,
+            calls=self._calls,
         )
 
     def remember(
@@ -92,7 +104,22 @@ class SessionMemory:
         Raises:
             InputError: The thread id is not a non-empty string.
             StoreError: The store failed, or did not answer in time (it may still keep what was said later on);
-                nothing or all of it was kept, as the store does it.
+                nothing or all of it was kept, as the store does it. Or it could not be recorded, and was not kept.
+        """
+        self._namespace(principal, thread_id)
+        if said and self._recording is not None and self._settings.max_turns:
+            self._recording(principal, thread_id, said[-self._settings.max_turns :])
+        self.keep(principal, thread_id, said)
+
+    def keep(
+        self,
+        principal: Principal | None,
+        thread_id: str,
+        said: Sequence[Turn | ToolSignal],
+    ) -> None:
+        """`remember`, for what has been recorded already.
+
+        Raises as `remember`.
         """
         namespace = self._namespace(principal, thread_id)
         now = datetime.fromtimestamp(self._clock(), UTC)
@@ -139,9 +166,12 @@ class SessionMemory:
         """Forgets a thread, or everything of a principal. Returns how many entries are gone.
 
         Raises:
-            StoreError: The store failed; calling again forgets the rest.
+            StoreError: The store failed; calling again forgets the rest. Or it could not be recorded, and nothing
+                is forgotten.
         """
         prefix = self._namespace(principal, thread_id) if thread_id is not None else self._owner(principal)
+        if self._recording is not None:
+            self._recording(principal, thread_id, None)
         gone = 0
         with _failures("forget"):
             while found := self._store.search(prefix, limit=100):

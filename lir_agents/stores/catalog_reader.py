@@ -215,6 +215,11 @@ class CatalogReader:
         with self._database.read("passages") as connection:
             return catalog_reads.passages(connection, as_rows(rows))
 
+    def access_key(self, id: str) -> str | None:
+        """Who may read a document, now and in all its versions; None where there is none."""
+        with self._database.read("access_key") as connection:
+            return catalog_reads.access_key(connection, id)
+
     def document(self, id: str, version: int | None = None) -> StoredDocument | None:
         """A committed version with its text: the current one, or the one named; None where there is none."""
         with self._database.read("document") as connection:

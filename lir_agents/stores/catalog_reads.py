@@ -131,10 +131,10 @@ def document(connection: sqlite3.Connection, document_id: str, version: int | No
     info = infos.get(version) if version is not None else next((i for i in infos.values() if i.live), None)
     if info is None:
         return None
-    body, source, uri, access_key, metadata = connection.execute(
-        "SELECT b.text, v.source, v.source_uri, a.access_key, v.metadata FROM document d"
+    body, source, uri, metadata = connection.execute(
+        "SELECT b.text, v.source, v.source_uri, v.metadata FROM document d"
         " JOIN version v ON v.document = d.number JOIN body b ON b.version = v.number"
-        " JOIN access_class a ON a.id = v.access_class WHERE d.id = ? AND v.version = ?",
+        " WHERE d.id = ? AND v.version = ?",
         (document_id, info.version),
     ).fetchone()
     try:
@@ -150,17 +150,26 @@ def document(connection: sqlite3.Connection, document_id: str, version: int | No
         title=info.title,
         source=source,
         source_uri=uri,
-        access_class=info.access_class,
-        access_key=access_key,
         metadata=MappingProxyType(json.loads(metadata)),
         info=info,
     )
 
 
+def access_key(connection: sqlite3.Connection, document_id: str) -> str | None:
+    """Who may read the document: the access key of its newest committed version."""
+    row = connection.execute(
+        "SELECT a.access_key FROM document d JOIN version v ON v.document = d.number"
+        " JOIN access_class a ON a.id = v.access_class WHERE d.id = ? AND v.born IS NOT NULL"
+        " ORDER BY v.version DESC LIMIT 1",
+        (document_id,),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def versions(connection: sqlite3.Connection, document_id: str) -> list[VersionInfo]:
     """Committed versions of a document, oldest first."""
     rows = connection.execute(
-        "SELECT v.version, v.content_sha256, v.title, v.access_class, v.restored_from, v.born, b.at_us,"
+        "SELECT v.version, v.content_sha256, v.title, v.restored_from, v.born, b.at_us,"
         " v.died, e.at_us, (SELECT count(*) FROM passage WHERE version = v.number)"
         " FROM document d JOIN version v ON v.document = d.number JOIN epoch b ON b.number = v.born"
         " LEFT JOIN epoch e ON e.number = v.died WHERE d.id = ? ORDER BY v.version",
@@ -171,7 +180,6 @@ def versions(connection: sqlite3.Connection, document_id: str) -> list[VersionIn
             version=version,
             content_sha256=digest,
             title=title,
-            access_class=access_class,
             passages=passage_count,
             added_epoch=born,
             added_at=_utc(born_us),
@@ -179,7 +187,7 @@ def versions(connection: sqlite3.Connection, document_id: str) -> list[VersionIn
             retired_at=None if died_us is None else _utc(died_us),
             restored_from=restored_from,
         )
-        for version, digest, title, access_class, restored_from, born, born_us, died, died_us, passage_count in rows
+        for version, digest, title, restored_from, born, born_us, died, died_us, passage_count in rows
     ]
 
 

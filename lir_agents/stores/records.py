@@ -118,7 +118,6 @@ class VersionInfo:
         version: From 1, in order of adding.
         content_sha256: Digest of the content.
         title: Title of this version.
-        access_class: Who could read it when it was added.
         passages: How many it has.
         added_epoch: The epoch at which it became current.
         added_at: When that was, UTC.
@@ -130,7 +129,6 @@ class VersionInfo:
     version: int
     content_sha256: str
     title: str
-    access_class: int
     passages: int
     added_epoch: int
     added_at: datetime
@@ -146,15 +144,16 @@ class VersionInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """One committed version of a document with its text. `info` carries its number, digest and dates."""
+    """One committed version of a document with its text. `info` carries its number, digest and dates.
+
+    Who may read it is not part of it: readers need not know of each other. See `Catalog.access_key`.
+    """
 
     id: str
     text: str
     title: str
     source: str
     source_uri: str
-    access_class: int
-    access_key: str
     metadata: Mapping[str, Any]
     info: VersionInfo
 

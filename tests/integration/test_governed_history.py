@@ -185,3 +185,36 @@ def test_when_an_event_counts_as_recorded_is_a_setting(quick_path, encoder, dura
     with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder, settings=settings) as index:
         assert index.audit._database.writer.execute("PRAGMA synchronous").fetchone() == (synchronous,)
     assert Settings().audit.durability == "process"
+
+
+def test_a_reader_learns_of_no_other_reader(quick_path, encoder):
+    with LateInteractionIndex.open(quick_path / "i.lir", access="acl", encoder=encoder) as index:
+        index.add([Document(id="d", text="pay", acl=["group:a", "group:takeover"])])
+        for told in (index.get("d", principal=ANNE), index.versions("d", principal=ANNE)):
+            assert told
+            assert "takeover" not in repr(told)
+            assert "access" not in repr(told)
+
+
+@pytest.mark.parametrize("ahead", [1, 1000, 2**40])
+def test_how_often_others_write_shows_in_no_error(index, ahead):
+    """An epoch that lies ahead means now, like a moment that does, and replays as what it meant then."""
+    index.add(edition(1, range(2)))
+    asked = index.rooms.catalog.epoch + ahead
+    result = index.search("rule coins", k=9, principal=ANNE, as_of=asked)
+    assert [hit.document_id for hit in result] == ["rule/0"]
+    index.add(edition(2, range(6)))
+    again = index.search("rule coins", k=9, principal=ANNE, as_of=asked)
+    assert {hit.version for hit in again} <= {1, 2}
+    recorded = index.audit.get(result.event_id)
+    assert recorded.payload["as_of"] == asked
+
+
+def test_an_epoch_that_lay_ahead_replays_as_it_was_then(quick_path, encoder):
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
+        index.add([Document(id="d", text="pay coins")])
+        event = index.search("coins", as_of=5).event_id
+        for number in range(6):
+            index.add([Document(id=f"e{number}", text="coins and coins")])
+        report = index.replay(event)
+        assert report.same, report.differences

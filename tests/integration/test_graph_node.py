@@ -245,6 +245,9 @@ def test_a_client_of_a_server_names_nobody_but_itself(
         graph = around(doors(acl_index)[way], context=schema)
         with pytest.raises(AccessDenied, match="other than the user"):
             graph.invoke({"query": QUERIES[0]}, config=of_server(User()), context={"principal": claimed})
+        refusal = list(acl_index.audit.events(limit=1_000_000))[-1]
+        assert (refusal.kind, refusal.principal_id) == ("decision", User().identity)
+        assert repr(claimed["id"]) in refusal.payload["decision"]["reason"]
 
 
 def test_a_client_may_ask_with_fewer_groups_than_it_has(acl_index: LateInteractionIndex) -> None:

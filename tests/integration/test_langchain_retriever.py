@@ -164,16 +164,22 @@ async def test_an_unbound_retriever_asks_as_the_principal_of_the_graph_around(
         await graph.ainvoke({"found": []})
 
 
-def test_a_door_bound_to_another_principal_than_the_runs_is_refused() -> None:
+def test_a_door_bound_to_another_principal_than_the_runs_is_refused_and_recorded(
+    acl_index: LateInteractionIndex,
+) -> None:
     @dataclasses.dataclass
     class Run:
         context: Any = None
         server_info: Any = None
 
-    assert caller(ALICE, None, Run(RetrievalContext(ALICE, "t1"))) == RetrievalContext(ALICE, "t1")
-    assert caller(ALICE, "mine", Run({"thread_id": "t1"})) == RetrievalContext(ALICE, "mine")
+    assert caller(acl_index, ALICE, None, Run(RetrievalContext(ALICE, "t1"))) == RetrievalContext(ALICE, "t1")
+    assert caller(acl_index, ALICE, "mine", Run({"thread_id": "t1"})) == RetrievalContext(ALICE, "mine")
     with pytest.raises(AccessDenied, match="another's"):
-        caller(ALICE, None, Run(RetrievalContext(BOB)))
+        caller(acl_index, ALICE, None, Run(RetrievalContext(BOB)))
+    refusal = list(acl_index.audit.events(limit=1_000_000))[-1]
+    assert (refusal.kind, refusal.principal_id) == ("decision", "bob")
+    assert refusal.payload["decision"]["allowed"] is False
+    assert "'alice' is bound" in refusal.payload["decision"]["reason"]
 
     @dataclasses.dataclass
     class User:
@@ -182,11 +188,11 @@ def test_a_door_bound_to_another_principal_than_the_runs_is_refused() -> None:
         permissions: tuple[str, ...] = ("group:staff",)
 
     server: Any = ServerInfo(assistant_id="a", graph_id="g", user=User())  # type: ignore[arg-type]
-    assert caller(None, None, Run(server_info=server)).principal == ALICE
+    assert caller(acl_index, None, None, Run(server_info=server)).principal == ALICE
     with pytest.raises(AccessDenied):
-        caller(BOB, None, Run(server_info=server))
+        caller(acl_index, BOB, None, Run(server_info=server))
     unknown: Any = ServerInfo(assistant_id="a", graph_id="g", user=User(is_authenticated=False))  # type: ignore[arg-type]
-    assert caller(None, None, Run(server_info=unknown)).principal is None
+    assert caller(acl_index, None, None, Run(server_info=unknown)).principal is None
 
 
 def test_what_is_wrong_is_named(open_index: LateInteractionIndex) -> None:
