@@ -20,11 +20,32 @@ from pydantic_settings import (
 
 from lir_agents.errors import ConfigError
 
-__all__ = ["AuditSettings", "IngestSettings", "MemorySettings", "SearchSettings", "Settings", "load_settings"]
+__all__ = [
+    "AuditSettings",
+    "EncoderSettings",
+    "IngestSettings",
+    "MemorySettings",
+    "SearchSettings",
+    "Settings",
+    "load_settings",
+]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderSettings(_Section):
+    """What runs the encoder."""
+
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description='The library of the forward pass on a processor. "auto": OpenVINO where it is installed, ranks '
+        "alike and is faster on this machine, else torch. Vectors of both go together in one index.",
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Most threads of OpenVINO; None: the processors that the process may use."
+    )
 
 
 class IngestSettings(_Section):
@@ -103,6 +124,7 @@ class Settings(BaseSettings):
         env_prefix="LIR_", env_nested_delimiter="__", toml_file="lir.toml", frozen=True, extra="forbid"
     )
 
+    encoder: EncoderSettings = EncoderSettings()
     ingest: IngestSettings = IngestSettings()
     search: SearchSettings = SearchSettings()
     memory: MemorySettings = MemorySettings()

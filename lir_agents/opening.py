@@ -16,7 +16,7 @@ from langgraph.store.base import BaseStore
 
 from lir_agents.audit import payloads
 from lir_agents.audit.log import AuditLog
-from lir_agents.config import AuditSettings, Settings
+from lir_agents.config import AuditSettings, EncoderSettings, Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
 from lir_agents.errors import ConfigError, InputError, IntegrityError, StoreError
@@ -74,7 +74,7 @@ def open_rooms(
         opening.enter_context(IndexLock(layout.lock))
         catalog = opening.enter_context(Catalog.open(layout.catalog, create=create))
         policy = _agreed_policy(catalog, access)
-        model = _agreed_encoder(catalog, encoder)
+        model = _agreed_encoder(catalog, encoder, settings.encoder)
         cleaner = agreed_redactor(catalog, redactor)
         audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
         _write_down(catalog, policy, model, audit)
@@ -209,12 +209,12 @@ def _by_name(name: str) -> Literal["open", "acl"]:
     )
 
 
-def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None) -> Encoder:
+def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None, settings: EncoderSettings) -> Encoder:
     """The encoder whose vectors the index holds; any other is refused by its fingerprint."""
     generation = catalog.generation()
     if spec is None and generation is not None:
         spec = generation.name
-    encoder = open_encoder(spec)
+    encoder = open_encoder(spec, settings=settings)
     if generation is not None and generation.fingerprint != encoder.fingerprint:
         raise IntegrityError(
             f"This index holds vectors of {generation.name} ({generation.fingerprint[:12]}), and the encoder given "

@@ -15,6 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     import os
 
+    # Before torch is loaded: this process is ours, so its threads may wait asleep. Spinning, they burn the cores
+    # that they wait for where other processes want them too; a library leaves that to its host.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     from lir_agents.cli.app import app
     from lir_agents.errors import LirError
 

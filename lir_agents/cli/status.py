@@ -97,7 +97,10 @@ def _encoder() -> str:
 
     encoder = open_encoder()
     (encoding,) = encoder.encode_queries([QueryText("does it work?")])
-    return f"{encoder.name}, {encoding.tokens.shape[1]} dimensions, weights {encoder.fingerprint[:12]}"
+    return (
+        f"{encoder.name}, {encoding.tokens.shape[1]} dimensions, weights {encoder.fingerprint[:12]}; "
+        f"in {getattr(encoder, 'backend', 'torch')}"
+    )
 
 
 def _index(index_dir: Path) -> str:

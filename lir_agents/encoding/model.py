@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,7 @@ from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype, 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Forward", "States", "load_forward", "pad", "require_all_weights"]
+__all__ = ["Forward", "States", "load_forward", "load_plain", "pad", "pad_id", "require_all_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +57,71 @@ def load_forward(checkpoint: Checkpoint, *, device: str | None, precision: Preci
         InputError: transformers cannot make a model of the files.
         ConfigError: The device or precision is not to be had.
     """
-    import torch
-
     target = choose_device(device)
     dtype = choose_dtype(target, precision)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights = {"dtype": dtype, "use_safetensors": True}
     with loading(checkpoint.folder):
         if checkpoint.pooling == "modules":
             from sentence_transformers import SentenceTransformer
 
-            model = SentenceTransformer(str(checkpoint.folder), device=str(target), model_kwargs=weights, **options)
+            model = SentenceTransformer(
+                str(checkpoint.folder),
+                device=str(target),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": dtype, "use_safetensors": True},
+            )
             require_all_weights(model, checkpoint.transformer)
             model.to(dtype)
         else:
-            from transformers import AutoModel
-
-            model, report = AutoModel.from_pretrained(
-                str(checkpoint.transformer), output_loading_info=True, **weights, **options
-            )
-            refuse_missing(report["missing_keys"])
+            model = _read_plain(checkpoint, dtype)
             model.to(target)
-    model.eval()
+    return _torch_forward(checkpoint, model.eval(), target)
+
+
+def load_plain(checkpoint: Checkpoint) -> tuple[Any, Callable[[torch.dtype], Forward]]:
+    """Loads a checkpoint without modules on the processor, in float32, to be converted and compared with.
+
+    Returns:
+        The transformer, and what makes a `Forward` of it; which casts it, and never back.
+
+    Raises:
+        InputError: transformers cannot make a model of the files.
+    """
+    import torch
+
+    with loading(checkpoint.folder):
+        model = _read_plain(checkpoint, torch.float32).eval()
+    return model, lambda dtype: _torch_forward(checkpoint, model.to(dtype), torch.device("cpu"))
+
+
+def pad_id(checkpoint: Checkpoint) -> int:
+    """The token id that padding has."""
+    return int(checkpoint.config.get("pad_token_id") or 0)
+
+
+def _read_plain(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    from transformers import AutoModel
+
+    model, report = AutoModel.from_pretrained(
+        str(checkpoint.transformer),
+        output_loading_info=True,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    refuse_missing(report["missing_keys"])
+    return model
+
+
+def _torch_forward(checkpoint: Checkpoint, model: Any, target: torch.device) -> Forward:
+    import torch
+
     run = _run_modules if checkpoint.pooling == "modules" else _run_plain
-    pad_id = int(checkpoint.config.get("pad_token_id") or 0)
+    padding = pad_id(checkpoint)
 
     def forward(rows: Sequence[NDArray[np.int64]]) -> States:
-        ids, mask = pad(rows, pad_id)
+        ids, mask = pad(rows, padding)
         with torch.inference_mode():
             return run(model, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
 

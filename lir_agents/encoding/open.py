@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lir_agents.config import EncoderSettings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.bundled import BUNDLED_NAME, bundled_folder
 from lir_agents.encoding.hub import hub_folder, is_hub_name
@@ -24,6 +25,7 @@ def open_encoder(
     dense: str | Path | Encoder | None = None,
     device: str | None = None,
     precision: Precision | None = None,
+    settings: EncoderSettings | None = None,
 ) -> Encoder:
     """Opens an encoder. Cheap: weights are read when the first text is encoded.
 
@@ -35,10 +37,12 @@ def open_encoder(
             a second forward pass per text. Without one, they are the mean of the model's own token vectors.
         device: "cpu", "cuda", …; None: CUDA where there is one.
         precision: "float32" or "bfloat16"; None: bfloat16 where the device computes in it natively.
+        settings: Which library runs a plain model, and on how many threads; None reads the environment and
+            lir.toml. A multi-vector model runs in torch.
 
     Raises:
         InputError: No such model, or one that is unsafe to load; `field` is "encoder".
-        ConfigError: `dense` was given for a plain model, which needs none.
+        ConfigError: A setting is wrong, or `dense` was given for a plain model, which needs none.
         IntegrityError: The bundled weights are not the published ones.
     """
     if spec is not None and not isinstance(spec, str | Path):
@@ -48,7 +52,9 @@ def open_encoder(
     else:
         folder, name = _folder(str(spec)), str(spec)
     if is_multi_vector(folder):
-        second = None if dense is None else open_encoder(dense, device=device, precision=precision)
+        second = (
+            None if dense is None else open_encoder(dense, device=device, precision=precision, settings=settings)
+        )
         return MultiVectorEncoder(folder, name=name, dense=second, device=device, precision=precision)
     if dense is not None:
         raise ConfigError(
@@ -56,7 +62,8 @@ def open_encoder(
             setting="dense",
             remedy="Leave it out; it is for multi-vector models.",
         )
-    return TransformerEncoder(folder, name=name, device=device, precision=precision)
+    settings = settings or load_settings().encoder
+    return TransformerEncoder(folder, name=name, device=device, precision=precision, settings=settings)
 
 
 def _given(encoder: Encoder) -> Encoder:

@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import Encoding
+from lir_agents.config import EncoderSettings
+from lir_agents.encoding.backend import Chosen, choose_forward
 from lir_agents.encoding.base import QueryText
 from lir_agents.encoding.checkpoint import read_checkpoint
 from lir_agents.encoding.fingerprint import combine, file_sha256, weights_sha256
 from lir_agents.encoding.inputs import Input, InputBuilder, length_sorted_batches
-from lir_agents.encoding.model import Forward, load_forward
+from lir_agents.encoding.model import Forward
+from lir_agents.encoding.probe import Probe
 from lir_agents.encoding.runtime import Precision, require_precision
 from lir_agents.encoding.safety import refuse_unsafe
 from lir_agents.encoding.tokenizer import TextTokenizer
@@ -44,6 +47,7 @@ class TransformerEncoder:
         precision: "float32" or "bfloat16"; None: bfloat16 where the device computes in it natively.
         keep_special: Whether the vectors of special tokens ([CLS], [SEP]) are part of the token matrix.
         drop_punctuation: Whether document tokens of punctuation only leave the token matrix.
+        settings: Which library runs it, and on how many threads.
 
     Raises:
         InputError: The folder is not such a checkpoint, or is unsafe to load.
@@ -59,6 +63,7 @@ class TransformerEncoder:
         precision: Precision | None = None,
         keep_special: bool = False,
         drop_punctuation: bool = False,
+        settings: EncoderSettings | None = None,
     ) -> None:
         refuse_unsafe(folder)
         self._checkpoint = read_checkpoint(folder)
@@ -66,8 +71,10 @@ class TransformerEncoder:
         self._device = device
         self._precision = require_precision(precision)
         self._rows = {"keep_special": keep_special, "drop_punctuation": drop_punctuation}
+        self._settings = settings or EncoderSettings()
         self._lock = Lock()
         self._forward: Forward | None = None
+        self._chosen: Chosen | None = None
         self._builder: InputBuilder | None = None
 
     @property
@@ -85,6 +92,11 @@ class TransformerEncoder:
     @property
     def max_tokens(self) -> int:
         return self._checkpoint.max_tokens
+
+    @property
+    def backend(self) -> Chosen | None:
+        """What runs the forward pass, and why; None before the first text."""
+        return self._chosen
 
     @cached_property
     def fingerprint(self) -> str:
@@ -162,7 +174,15 @@ class TransformerEncoder:
 
     def _run(self) -> Forward:
         if self._forward is None:
+            inputs = self._inputs()
             with self._lock:
                 if self._forward is None:
-                    self._forward = load_forward(self._checkpoint, device=self._device, precision=self._precision)
+                    self._forward, self._chosen = choose_forward(
+                        self._checkpoint,
+                        lambda: Probe.of(inputs),
+                        device=self._device,
+                        precision=self._precision,
+                        backend=self._settings.backend,
+                        threads=self._settings.threads,
+                    )
         return self._forward
