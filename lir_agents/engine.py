@@ -26,7 +26,7 @@ from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.explaining import explain_hit
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
-from lir_agents.graph.rerank import maxsim_scores
+from lir_agents.graph.rerank import token_maxima
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
 from lir_agents.opening import Access, Opened, open_rooms
@@ -293,7 +293,7 @@ class LateInteractionIndex(GovernedIndex):
         rooms.audit.append(payloads.decision(principal, scope.decision, detail={"operation": "candidates"}))
         turn = read_query(rooms, request.query, view)
         found = find_candidates(rooms, turn, view, depth)
-        (maxsim,) = maxsim_scores(rooms, [turn], found.rows)
+        (maxima,) = token_maxima(rooms, [turn], found.rows)
         with refusals_recorded(rooms, principal):
             kept = np.array(readable_now(rooms, request, scope, found.rows), np.bool_)
         documents = {passage.row: passage.document_id for passage in rooms.catalog.passages(found.rows[kept])}
@@ -303,7 +303,7 @@ class LateInteractionIndex(GovernedIndex):
             document_ids=[documents[row] for row in found.rows[kept].tolist()],
             dense=found.dense[kept],
             lexical=found.lexical[kept],
-            maxsim=maxsim[kept],
+            maxsim=maxima.maxsim(turn.weights)[kept],
         )
 
     def explain(self, hit: Hit) -> Explanation:

@@ -138,8 +138,7 @@ def read_query(rooms: Rooms, text: str, view: View, encoding: Encoding | None = 
         encoding=encoding,
         terms=tuple((term, 1.0) for term in terms),
         weights=token_weights(token_idf, rooms.weights.idf_power),
-        # BM25's term frequency part stays below k1 + 1 = 2.2.
-        lexical_ceiling=float(2.2 * idf.sum()),
+        lexical_ceiling=float(idf.sum()),  # what repetitions of a term add stays below 1 (`stores.bm25`)
     )
 
 

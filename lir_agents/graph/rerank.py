@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,9 @@ from lir_agents.graph.candidates import Candidates, Context, Reading
 from lir_agents.graph.evidence import Boost
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
-from lir_agents.ranking.maxsim import token_maxima, weigh
+from lir_agents.ranking.maxsim import Maxima, meet
 
-__all__ = ["Ranked", "maxsim_scores", "rank"]
+__all__ = ["Ranked", "rank", "token_maxima"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,12 @@ class Ranked:
         return {name: float(part[position]) for name, part in self.fused.parts.items()}
 
 
-def maxsim_scores(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[NDArray[np.float32]]:
-    """`maxsim_score` of each row under each reading: float32 [n] in [-1, 1]. One gather, one product."""
-    if len(rows) == 0:
-        return [np.zeros(0, np.float32) for _ in readings]
+def token_maxima(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[Maxima]:
+    """What the tokens of each reading found in each row's passage. One gather, one product."""
     together = np.concatenate([reading.encoding.tokens for reading in readings])
-    maxima = token_maxima(together, rooms.tokens.gather(rows))
-    ends = np.cumsum([len(reading.encoding.tokens) for reading in readings])
-    parts = np.split(maxima, ends[:-1])
-    return [weigh(part, reading.weights) for part, reading in zip(parts, readings, strict=True)]
+    maxima = meet(together, rooms.tokens.gather(rows))
+    ends = np.cumsum([0, *(len(reading.encoding.tokens) for reading in readings)]).tolist()
+    return [maxima.of(slice(start, end)) for start, end in pairwise(ends)]
 
 
 def rank(
@@ -56,7 +54,10 @@ def rank(
 ) -> Ranked:
     """Fuses MaxSim, dense and lexical evidence of the turn and its context, adds what tools say, and orders."""
     readings = [turn] if context is None else [turn, context.reading]
-    maxsim = maxsim_scores(rooms, readings, candidates.rows)
+    maxsim = [
+        maxima.score(reading.weights, block_share=rooms.weights.block)
+        for maxima, reading in zip(token_maxima(rooms, readings, candidates.rows), readings, strict=True)
+    ]
     own = 1.0 if context is None else 1.0 - context.share
     fused = fuse(
         {"maxsim": own * maxsim[0], "dense": own * candidates.dense, "lexical": candidates.lexical},

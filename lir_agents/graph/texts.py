@@ -14,7 +14,7 @@ from lir_agents.arrays import PackedTokens
 from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
-from lir_agents.ranking.maxsim import maxsim
+from lir_agents.ranking.maxsim import meet
 from lir_agents.ranking.quantise import quantise_int8
 from lir_agents.stores.token_cache import MemoryTokenCache, TextVectors, TokenCache
 
@@ -65,8 +65,9 @@ class TextReranker:
         vectors = self._vectors(texts)
         (turn,) = self.encoder.encode_queries([QueryText(query.strip())])
         pooled = np.stack([one.pooled for one in vectors])
+        found = meet(turn.tokens, _packed(vectors))
         fused = fuse(
-            {"maxsim": maxsim(turn.tokens, _packed(vectors)), "dense": pooled @ turn.pooled},
+            {"maxsim": found.score(block_share=self.weights.block), "dense": pooled @ turn.pooled},
             weights=self.weights,
             lexical_ceiling=0.0,
             pooled=pooled,

@@ -37,6 +37,7 @@ class FusionWeights:
 
     Attributes:
         maxsim, dense, lexical: Weight of each standardised signal; they sum to one.
+        block: Share of the best block beside the whole passage in the MaxSim signal, in [0, 1] (`Maxima.score`).
         neighbours: Share of the neighbours' mean that is added, in [0, 1].
         neighbour_count: How many neighbours speak for a passage.
         context: Share of the context beside the turn in every signal, in [0, .5]: the turn keeps at least half.
@@ -51,21 +52,22 @@ class FusionWeights:
             tokens alike.
     """
 
-    maxsim: float = 0.45
-    dense: float = 0.35
-    lexical: float = 0.2
+    maxsim: float = 0.58
+    dense: float = 0.3
+    lexical: float = 0.12
+    block: float = 0.5
     neighbours: float = 0.3
     neighbour_count: int = 10
     context: float = 0.5
     context_terms: float = 0.2
     context_gate: float = 0.1
     tool: float = 3.0
-    prior_count: float = 20.0
+    prior_count: float = 10.0
     prior_mean: Mapping[str, float] = field(
-        default_factory=lambda: {"maxsim": 0.42, "dense": 0.36, "lexical": 0.063}
+        default_factory=lambda: {"maxsim": 0.4, "dense": 0.36, "lexical": 0.14}
     )
     prior_std: Mapping[str, float] = field(
-        default_factory=lambda: {"maxsim": 0.07, "dense": 0.106, "lexical": 0.041}
+        default_factory=lambda: {"maxsim": 0.066, "dense": 0.106, "lexical": 0.09}
     )
     idf_power: float = 0.25
 

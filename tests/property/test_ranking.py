@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lir_agents.arrays import PackedTokens
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse, neighbour_part, standardise
 from lir_agents.ranking.kernels import similarities
-from lir_agents.ranking.maxsim import ABSENT, maxsim, token_maxima
+from lir_agents.ranking.maxsim import ABSENT, BLOCK_TOKENS, maxsim, meet
 from lir_agents.ranking.quantise import dequantise, pack, quantise_int8
 
 
@@ -63,6 +63,24 @@ def test_int8_kernels_stay_within_quantisation_error(seed, lengths, q_len, dim, 
     np.testing.assert_allclose(got, oracle(query, matrices), atol=bound)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.sampled_from([0, 1, 23, 24, 25, 48, 70]), min_size=1, max_size=5),
+    share=st.floats(0, 1),
+)
+def test_the_best_block_is_the_best_stretch_by_itself(seed, lengths, share):
+    query, matrices = scene(seed, lengths, 5, 8)
+    weights = np.random.default_rng(seed).random(5).astype(np.float32) + 0.01
+    blocks = [[m[i : i + BLOCK_TOKENS] for i in range(0, len(m), BLOCK_TOKENS)] or [m] for m in matrices]
+    best = np.array([oracle(query, parts, weights).max() for parts in blocks])
+    maxima = meet(query, pack(matrices, quantise=False))
+    np.testing.assert_allclose(maxima.best_block(weights), best, atol=1e-5)
+    mixed = (1 - share) * oracle(query, matrices, weights) + share * best
+    np.testing.assert_allclose(maxima.score(weights, block_share=share), mixed, atol=1e-5)
+    np.testing.assert_allclose(maxima.of(slice(1, 3)).maxsim(), oracle(query[1:3], matrices), atol=1e-5)
+
+
 @settings(max_examples=60, deadline=None)
 @given(**shapes)
 def test_the_order_of_passages_does_not_matter(seed, lengths, q_len, dim):
@@ -73,7 +91,7 @@ def test_the_order_of_passages_does_not_matter(seed, lengths, q_len, dim):
 
 def test_a_passage_without_tokens_scores_the_least():
     query, matrices = scene(1, [2, 0, 3, 0], 4, 8)
-    maxima = token_maxima(query, pack(matrices))
+    maxima = meet(query, pack(matrices)).passages
     assert (maxima[:, [1, 3]] == ABSENT).all()
     assert (maxima[:, [0, 2]] > ABSENT).all()
 
@@ -194,7 +212,7 @@ def test_a_missing_signal_is_left_out_and_the_rest_keep_their_sum():
     dense = np.array([0.1, 0.9], np.float32)
     fused = fuse({"dense": dense}, weights=FusionWeights(), lexical_ceiling=1.0)
     assert list(fused.parts) == ["dense"]
-    np.testing.assert_allclose(fused.parts["dense"], z_scores(dense, mean=0.36, std=0.106))
+    np.testing.assert_allclose(fused.parts["dense"], z_scores(dense, mean=0.36, std=0.106, count=10))
 
 
 @given(candidates(), st.floats(0, 100))
