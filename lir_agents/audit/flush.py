@@ -89,8 +89,11 @@ class Flusher:
     def _run(self) -> None:
         while self._failure is None:
             self._wanted.wait()
-            closing = self._closing.wait(DELAY_S)
+            self._closing.wait(DELAY_S)
+            # In this order: what is asked for after the clearing wakes the next round, and what was closed before it
+            # is seen here, so that nothing waits for ever and nothing recorded before closing is left out.
             self._wanted.clear()
+            closing = self._closing.is_set()
             self._sync()
             if closing:
                 return

@@ -468,6 +468,21 @@ def test_closing_and_signing_wait_for_the_disk(tmp_path, synced, monkeypatch):
     assert len(synced) == 2, "closing does not leave the last ones to chance"
 
 
+def test_closing_at_any_moment_of_a_flush_ends_it(tmp_path, synced, monkeypatch):
+    monkeypatch.setattr(flush, "DELAY_S", 0.0003)
+    for number in range(300):
+        flusher = flush.Flusher(tmp_path / "file")
+        flusher.soon()
+        time.sleep(number % 7 * 0.0001)
+        flusher.soon()
+        before = len(synced)
+        closing = threading.Thread(target=flusher.close, daemon=True)
+        closing.start()
+        closing.join(10.0)
+        assert not closing.is_alive()
+        assert len(synced) > before, "what was asked for before closing is on the disk"
+
+
 def test_a_disk_that_fails_refuses_what_comes_after(tmp_path, synced):
     with AuditLog.open(tmp_path / "audit.sqlite") as log:
         log.append(AuditEvent("retrieval"))
