@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lir_agents.config import Settings, load_settings
     from lir_agents.encoding.base import Encoder
     from lir_agents.engine import LateInteractionIndex
+    from lir_agents.ingest.redact_keeping import VaultFile
+    from lir_agents.tenants import TenantIndexes
 
 __version__ = "0.1.0"
 
@@ -67,9 +69,11 @@ __all__ = [
     "Settings",
     "StageCoverage",
     "StoreError",
+    "TenantIndexes",
     "ToolBinding",
     "ToolSignal",
     "Turn",
+    "VaultFile",
     "__version__",
     "load_settings",
 ]
@@ -78,6 +82,8 @@ _LAZY = {
     "LateInteractionIndex": "lir_agents.engine",
     "Encoder": "lir_agents.encoding.base",
     "Settings": "lir_agents.config",
+    "TenantIndexes": "lir_agents.tenants",
+    "VaultFile": "lir_agents.ingest.redact_keeping",
     "load_settings": "lir_agents.config",
 }
 

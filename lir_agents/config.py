@@ -68,6 +68,11 @@ class IngestSettings(_Section):
     max_file_bytes: int = Field(
         200_000_000, ge=1, description="Larger files are refused, in bytes (JSONL streams are not)."
     )
+    redact: bool = Field(
+        False,
+        description="Whether what the built-in recognisers find (e-mail addresses, card numbers, keys, …) is "
+        "replaced before anything is stored, where `redactor=` is left out; fixed when an index is made.",
+    )
     parse_timeout_s: float = Field(
         120.0, gt=0, description="Seconds after which parsing one HTML or PDF file is given up."
     )

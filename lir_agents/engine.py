@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
 
     from lir_agents.ingest.redact_base import Redactor
+    from lir_agents.ingest.redact_keeping import VaultFile
     from lir_agents.memory.session import SessionMemory
     from lir_agents.ranking.explain import Explanation
 
@@ -85,6 +86,7 @@ class LateInteractionIndex(GovernedIndex):
     def __init__(self, opened: Opened) -> None:
         self._rooms: Rooms | None = opened.rooms
         self._ingestor = opened.ingestor
+        self._keeper = opened.keeper
         self._path = opened.path
         self._resources = opened.resources
         register_explainer(opened.rooms.origin, self)
@@ -102,6 +104,7 @@ class LateInteractionIndex(GovernedIndex):
         bindings: Sequence[ToolBinding] = (),
         store: BaseStore | None = None,
         redactor: Redactor | Literal[True] | None = None,
+        vault: VaultFile | None = None,
         create: bool = True,
     ) -> LateInteractionIndex:
         """Opens an index directory, or makes one.
@@ -117,8 +120,10 @@ class LateInteractionIndex(GovernedIndex):
             store: Any LangGraph `BaseStore` for session memory; None: an SQLite file in the index directory.
             redactor: Replaces what must not be stored (e-mail addresses, card numbers, keys, …) by placeholders,
                 before any store, vector or log sees a document. True: the built-in recognisers; or a `Redactor`
-                of your own. Fixed when the index is created; None takes what it was created with, none for a
-                new one.
+                of your own. Fixed when the index is created; None takes what it was created with, and for a new
+                one the setting `ingest.redact`.
+            vault: Where what was replaced is kept, sealed, for those with the right to `reveal` it; None: nowhere.
+                An index that had a vault once refuses to redact or to erase without it.
             create: Whether a missing index is made.
 
         Raises:
@@ -136,6 +141,7 @@ class LateInteractionIndex(GovernedIndex):
                 bindings=bindings,
                 store=store,
                 redactor=redactor,
+                vault=vault,
                 create=create,
             )
         )

@@ -19,6 +19,7 @@ from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.rooms import Rooms
 from lir_agents.history import RollbackReport, VersionDiff, compare
 from lir_agents.ingest.pipeline import Ingestor
+from lir_agents.ingest.redact_keeping import VAULT_ACTION, VaultKeeper
 from lir_agents.policy.base import AccessScope
 from lir_agents.replaying import ReplayReport, replay
 from lir_agents.stores.records import Change, StoredDocument, VersionInfo, passage_id
@@ -31,6 +32,7 @@ class GovernedIndex(ABC):
     """What `LateInteractionIndex` inherits; see there."""
 
     _ingestor: Ingestor
+    _keeper: VaultKeeper
 
     @property
     @abstractmethod
@@ -59,9 +61,11 @@ class GovernedIndex(ABC):
             How many passages were erased.
 
         Raises:
-            StoreError: A store failed; the documents are invisible already, and calling again removes the rest.
+            InputError: The index has a vault, and it is not open; nothing was erased.
+            StoreError: A store failed; calling again removes the rest.
         """
         rooms, names = self.rooms, _ids(ids)
+        self._keeper.forget(names)
         passages = [name for document in names for name in self._passage_ids(document)]
         rows = self._ingestor.erase(names)
         rooms.audit.erase_documents(names, mentions=passages)
@@ -147,6 +151,28 @@ class GovernedIndex(ABC):
             return None
         self._record(principal, scope, "diff", document=Erasable(id, subject=id), before=before, after=after)
         return compare(old, new, (self._passages(old), self._passages(new)))
+
+    def reveal(
+        self, id: str, placeholder: str, version: int | None = None, *, principal: Principal | None = None
+    ) -> str:
+        """What a placeholder of a document stands for, out of the vault. Recorded before it is told.
+
+        Args:
+            id: The document.
+            placeholder: As it stands in the text, such as "[EMAIL_1]".
+            version: Of the document; None: the current one.
+            principal: Who asks. The right "vault:read" is nobody's unless the policy gives it, and reaches only
+                documents that the principal may read now and might have read when the version was added.
+
+        Raises:
+            AccessDenied: The policy refused, or there is nothing there that the principal may read.
+            InputError: The vault is not open.
+            StoreError: It could not be recorded.
+        """
+        principal, scope = self._authorized(principal, VAULT_ACTION)
+        vault = self._keeper.vault()
+        document = self.rooms.catalog.document(id, version) if self._versions_within(scope, id) else None
+        return vault.reveal(scope, id, document.content_sha256 if document else "", placeholder)
 
     # ------------------------------------------------------------ going back
 

@@ -15,6 +15,7 @@ from typing import Literal
 from langgraph.store.base import BaseStore
 
 from lir_agents.audit import payloads
+from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import AuditSettings, EncoderSettings, Settings
 from lir_agents.encoding.base import Encoder
@@ -26,6 +27,7 @@ from lir_agents.ingest.pipeline import Committing, Ingestor, Redactions
 from lir_agents.ingest.reconcile import reconcile
 from lir_agents.ingest.redact_agreement import agreed_redactor
 from lir_agents.ingest.redact_base import Redactor
+from lir_agents.ingest.redact_keeping import VAULT_ACTION, Reveal, VaultFile, VaultKeeper, open_vault
 from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
 from lir_agents.policy.guard import open_policy
@@ -35,7 +37,7 @@ from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.lock import IndexLock
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
-from lir_agents.types import AddReport, Principal, ToolBinding, ToolSignal, Turn
+from lir_agents.types import AddReport, Decision, Principal, ToolBinding, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "open_rooms"]
 
@@ -49,6 +51,7 @@ class Opened:
     path: Path
     rooms: Rooms
     ingestor: Ingestor
+    keeper: VaultKeeper
     resources: ExitStack
 
 
@@ -61,6 +64,7 @@ def open_rooms(
     bindings: Sequence[ToolBinding],
     store: BaseStore | None,
     redactor: Redactor | Literal[True] | None,
+    vault: VaultFile | None,
     create: bool,
 ) -> Opened:
     """Opens the rooms in the order they depend on each other; see `LateInteractionIndex.open`.
@@ -75,9 +79,13 @@ def open_rooms(
         catalog = opening.enter_context(Catalog.open(layout.catalog, create=create))
         policy = _agreed_policy(catalog, access)
         model = _agreed_encoder(catalog, encoder, settings.encoder)
-        cleaner = agreed_redactor(catalog, redactor)
+        cleaner = agreed_redactor(catalog, redactor or settings.ingest.redact or None)
         audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
         _write_down(catalog, policy, model, audit)
+        sealed = open_vault(catalog, vault, cleaner, partial(_record_reveal, audit))
+        if sealed is not None:
+            opening.callback(sealed.close)
+        keeper = VaultKeeper(catalog, sealed, policy.access_key)
         tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
         opening.callback(tokens.close)
         lexical = LmdbLexical.open(layout.lexical)
@@ -119,10 +127,10 @@ def open_rooms(
             access_key=policy.access_key,
             composer=composer,
             settings=settings.ingest,
-            committing=_recorder(catalog, audit),
+            committing=_recorder(catalog, audit, keeper),
             redactor=cleaner,
         )
-        return Opened(layout.path, rooms, ingestor, opening.pop_all())
+        return Opened(layout.path, rooms, ingestor, keeper, opening.pop_all())
     raise AssertionError("unreachable: the stack either returns or raises")
 
 
@@ -166,8 +174,17 @@ def _record_memory(
         audit.append_many(payloads.remembered(principal, thread_id, said))
 
 
-def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
+def _record_reveal(audit: AuditLog, look: Reveal) -> None:
+    made = Decision(look.allowed, VAULT_ACTION, look.principal_id, look.reason)
+    about = Erasable({"document_id": look.document_id, "content_sha256": look.content_sha256}, look.document_id)
+    detail = {"operation": "reveal", "document": about, "placeholder": look.placeholder}
+    audit.append(payloads.decision(look.principal, made, detail=detail))
+
+
+def _recorder(catalog: Catalog, audit: AuditLog, keeper: VaultKeeper) -> Committing:
     def record(documents: Sequence[tuple[str, int, str]], report: AddReport, redactions: Redactions) -> None:
+        changed = {name: redactions[name] for name, _, _ in documents if name in redactions}
+        keeper.keep({name: digest for name, _, digest in documents}, changed)
         generation = catalog.generation()
         ingest = payloads.ingest(
             None,
@@ -177,9 +194,9 @@ def _recorder(catalog: Catalog, audit: AuditLog) -> Committing:
             index_epoch=catalog.epoch + 1,
         )
         replaced = [
-            payloads.redaction(None, document_id=name, version=version, counts=redactions[name])
+            payloads.redaction(None, document_id=name, version=version, counts=changed[name].counts)
             for name, version, _ in documents
-            if name in redactions
+            if name in changed
         ]
         audit.append_many([ingest, *replaced])
 

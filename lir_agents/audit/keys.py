@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from lir_agents.errors import ConfigError, StoreError
 
-__all__ = ["load_or_create_key", "load_public_key", "public_pem"]
+__all__ = ["load_or_create_key", "load_public_key", "load_verifying_key", "public_pem"]
 
 
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
@@ -60,6 +60,20 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise _no_key(path)
     return key
+
+
+def load_verifying_key(path: Path) -> Ed25519PublicKey:
+    """Reads the public half from either file, the signing key's or its own. Makes none: see `load_or_create_key`.
+
+    Raises:
+        ConfigError: The file is no Ed25519 key, or a signing key that others than its owner may read.
+        StoreError: It cannot be read.
+    """
+    try:
+        signing = b"PRIVATE KEY" in path.read_bytes()
+    except OSError as error:
+        raise StoreError(str(error), store="audit", operation="key") from error
+    return load_or_create_key(path).public_key() if signing else load_public_key(path)
 
 
 def public_pem(key: Ed25519PrivateKey) -> str:

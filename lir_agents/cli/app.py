@@ -68,6 +68,7 @@ def demo(
         "lir ingest handbook/ notes.md --index notes.lir",
         "lir ingest contracts/ --index firm.lir --access acl --acl group:legal,user:alice",
         "lir ingest export.jsonl --index notes.lir --json",
+        "lir ingest letters/ --index letters.lir --redact",
     )
 )
 def ingest(
@@ -92,6 +93,13 @@ def ingest(
         str | None,
         typer.Option(metavar="NAME", help="A model's path or hub name; the bundled all-MiniLM-L6-v2 if left out."),
     ] = None,
+    redact: Annotated[
+        bool,
+        typer.Option(
+            "--redact",
+            help="Store placeholders for e-mail addresses, card numbers, keys, …; fixed when an index is created.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add documents to an index; the same again costs nothing, a changed one becomes a new version.
@@ -101,7 +109,9 @@ def ingest(
     from lir_agents.cli import ingest as command
 
     chosen: Literal["open", "acl"] | None = None if access is None else "acl" if access is Access.ACL else "open"
-    raise typer.Exit(command.run(paths, index, access=chosen, acl=acl, encoder=encoder, as_json=as_json))
+    raise typer.Exit(
+        command.run(paths, index, access=chosen, acl=acl, encoder=encoder, redact=redact, as_json=as_json)
+    )
 
 
 @app.command(

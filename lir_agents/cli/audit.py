@@ -58,10 +58,10 @@ def show(index_dir: Path, event_id: str, *, as_json: bool) -> int:
     return console.DONE
 
 
-def verify(index_dir: Path, against: Path | None, *, as_json: bool) -> int:
+def verify(index_dir: Path, against: Path | None, key: Path | None, *, as_json: bool) -> int:
     """Recomputes the log; 1 if anything does not fit."""
     with _open(index_dir) as audit:
-        report = _verify(audit, index_dir, against)
+        report = _verify(audit, against, key or _key(index_dir))
     if as_json:
         problems = [
             {"code": problem.code, "detail": problem.detail, "position": problem.position}
@@ -73,12 +73,20 @@ def verify(index_dir: Path, against: Path | None, *, as_json: bool) -> int:
     return console.DONE if report.ok else console.FAILED
 
 
-def checkpoint(index_dir: Path) -> int:
+def checkpoint(index_dir: Path, key: Path | None) -> int:
     """Prints a signed checkpoint."""
     from lir_agents.audit.keys import load_or_create_key
 
     with _open(index_dir) as audit:
-        sys.stdout.write(audit.checkpoint(load_or_create_key(_key(index_dir))).json() + "\n")
+        sys.stdout.write(audit.checkpoint(load_or_create_key(key or _key(index_dir))).json() + "\n")
+    return console.DONE
+
+
+def public_key(key: Path) -> int:
+    """Prints the public half of the signing key, in PEM."""
+    from lir_agents.audit.keys import load_or_create_key, public_pem
+
+    sys.stdout.write(public_pem(load_or_create_key(key)))
     return console.DONE
 
 
@@ -111,11 +119,11 @@ def _events(audit: AuditLog) -> Iterator[RecordedEvent]:
         after = page[-1].event_id
 
 
-def _verify(audit: AuditLog, index_dir: Path, against: Path | None) -> VerifyReport:
+def _verify(audit: AuditLog, against: Path | None, key: Path) -> VerifyReport:
     if against is None:
         return audit.verify()
     from lir_agents.audit.checkpoint import Checkpoint
-    from lir_agents.audit.keys import load_or_create_key
+    from lir_agents.audit.keys import load_verifying_key
 
     try:
         kept = Checkpoint.parse(against.read_text(encoding="utf-8"))
@@ -123,7 +131,7 @@ def _verify(audit: AuditLog, index_dir: Path, against: Path | None) -> VerifyRep
         raise InputError(
             f"{against} cannot be read ({error})", field="against", remedy="Name a checkpoint."
         ) from error
-    return audit.verify(kept, load_or_create_key(_key(index_dir)).public_key())
+    return audit.verify(kept, load_verifying_key(key))
 
 
 def _print_report(report: VerifyReport, against: Path | None) -> None:

@@ -11,6 +11,18 @@ from lir_agents.cli.options import AsJson, IndexDir, examples
 
 __all__ = ["audit"]
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        envvar="LIR_AUDIT_KEY",
+        help="The signing key; made where there is none. Keep it off the machine that writes the log: audit.key in "
+        "the index directory, if left out.",
+        show_default=False,
+    ),
+]
+
 audit = typer.Typer(
     help="The immutable log of everything that was asked, answered and changed.",
     epilog=examples("lir audit log --index notes.lir", "lir audit verify --index notes.lir"),
@@ -67,27 +79,63 @@ def audit_replay(
     raise typer.Exit(command.run(index, event, as_, as_json=as_json))
 
 
-@audit.command("verify", epilog=examples("lir audit verify --index notes.lir --against kept.json"))
+@audit.command(
+    "verify",
+    epilog=examples(
+        "lir audit verify --index notes.lir --against kept.json",
+        "lir audit verify --index notes.lir --against kept.json --key public.pem",
+    ),
+)
 def audit_verify(
     index: IndexDir,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A checkpoint kept elsewhere: also shows a log rewritten as a whole."),
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            envvar="LIR_AUDIT_KEY",
+            help="The key that signed the checkpoint, or its public half: audit.key in the index directory, if "
+            "left out.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every entry and the chain that ties them; exit code 1 if the log was tampered with."""
     from lir_agents.cli import audit as command
 
-    raise typer.Exit(command.verify(index, against, as_json=as_json))
+    raise typer.Exit(command.verify(index, against, key, as_json=as_json))
 
 
-@audit.command("checkpoint", epilog=examples("lir audit checkpoint --index notes.lir > kept.json"))
-def audit_checkpoint(index: IndexDir) -> None:
+@audit.command(
+    "checkpoint",
+    epilog=examples(
+        "lir audit checkpoint --index notes.lir > kept.json",
+        "lir audit checkpoint --index notes.lir --key /media/stick/signing.pem > kept.json",
+    ),
+)
+def audit_checkpoint(index: IndexDir, key: KeyFile = None) -> None:
     """Print a signed checkpoint, as JSON: keep it where nobody who can write the index can write."""
     from lir_agents.cli import audit as command
 
-    raise typer.Exit(command.checkpoint(index))
+    raise typer.Exit(command.checkpoint(index, key))
+
+
+@audit.command("key", epilog=examples("lir audit key --key ~/signing.pem > public.pem"))
+def audit_key(
+    key: Annotated[
+        Path,
+        typer.Option("--key", metavar="FILE", envvar="LIR_AUDIT_KEY", help="The signing key.", show_default=False),
+    ],
+) -> None:
+    """Print the public half of a signing key, made where there is none: verifying needs no more than that."""
+    from lir_agents.cli import audit as command
+
+    raise typer.Exit(command.public_key(key))
 
 
 @audit.command("export", epilog=examples("lir audit export --index notes.lir > events.jsonl"))

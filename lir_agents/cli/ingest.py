@@ -32,6 +32,7 @@ def run(
     access: Literal["open", "acl"] | None,
     acl: str | None,
     encoder: str | None,
+    redact: bool,
     as_json: bool,
 ) -> int:
     """Adds what the paths hold; 1 if anything of it failed.
@@ -49,7 +50,9 @@ def run(
     found = read_sources(paths, on_skip=lambda name, reason: skipped.append(Failure(name, reason)))
     start = time.monotonic()
     chosen = access or ("acl" if grants else None)
-    with LateInteractionIndex.open(index_dir, access=chosen, encoder=encoder) as index:
+    with LateInteractionIndex.open(
+        index_dir, access=chosen, encoder=encoder, redactor=True if redact else None
+    ) as index:
         with console.progress("indexing", unit="documents") as advance:
             report = index.add(_with_acl(found, grants), progress=console.committed(advance))
         seconds = time.monotonic() - start

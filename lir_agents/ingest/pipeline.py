@@ -24,7 +24,7 @@ from lir_agents.ingest.adapters import content_sha256, convert, normalised, with
 from lir_agents.ingest.compose import Budget, Composer
 from lir_agents.ingest.erasing import erase_documents
 from lir_agents.ingest.outline import Outline
-from lir_agents.ingest.redact import redact_document
+from lir_agents.ingest.redact import RedactedDocument, redact_document
 from lir_agents.ingest.redact_base import Redactor
 from lir_agents.ingest.split import split
 from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage, prepare_passage
@@ -38,8 +38,8 @@ __all__ = ["Committing", "Ingestor", "Progress", "Redactions"]
 Progress = Callable[[int, int], None]
 """Told (documents done, passages written) after every batch."""
 
-Redactions = Mapping[str, Mapping[str, int]]
-"""Findings by kind that were replaced, by document id; documents without any are left out."""
+Redactions = Mapping[str, RedactedDocument]
+"""What was replaced, by document id; documents in which nothing was are left out."""
 
 Committing = Callable[[Sequence[tuple[str, int, str]], AddReport, Redactions], None]
 """Told (document id, version, content_sha256) of each document, the batch's counts, and what was redacted, right
@@ -48,8 +48,8 @@ before they become visible. If it raises, they do not."""
 _BATCH_CHARS = 2_000_000
 
 
-_Checked = tuple[Document, Mapping[str, int]]
-"""A document that may be added, and how many findings of each kind were replaced in it."""
+_Checked = tuple[Document, RedactedDocument | None]
+"""A document that may be added, and what was replaced in it."""
 
 
 @dataclass(slots=True)
@@ -256,7 +256,7 @@ class Ingestor:
                     remedy="Split it, or raise the setting ingest.max_document_chars.",
                 )
             # Before an id is derived or a digest taken: both would tell what was redacted to whoever guesses it.
-            clean, counts = self._redacted(normalised(raw))
+            clean, redacted = self._redacted(normalised(raw))
             document = with_id(clean)
             if not document.text.strip():
                 raise InputError("is empty", field="text", remedy="Leave it out, or give it text.")
@@ -264,14 +264,14 @@ class Ingestor:
         except InputError as error:
             tally.failed.append(Failure(id=_name(thing), reason=str(error)))
             return None
-        return document, counts
+        return document, redacted
 
-    def _redacted(self, document: Document) -> tuple[Document, Mapping[str, int]]:
+    def _redacted(self, document: Document) -> _Checked:
         if self._redactor is None:
-            return document, {}
+            return document, None
         redacted = redact_document(document, self._redactor)
         # Placeholders are longer than some of what they stand for: what is stored is checked once more.
-        return normalised(redacted.document), redacted.counts
+        return normalised(redacted.document), redacted if redacted.originals else None
 
     def _add_batch(self, batch: Sequence[Document], tally: _Tally, redactions: Redactions) -> None:
         digests = {_id(document): content_sha256(document) for document in batch}
@@ -367,7 +367,7 @@ class Ingestor:
 
 
 def _redactions(batch: Sequence[_Checked]) -> Redactions:
-    return {_id(document): counts for document, counts in batch if counts}
+    return {_id(document): redacted for document, redacted in batch if redacted is not None}
 
 
 def _id(document: Document) -> str:

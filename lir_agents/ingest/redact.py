@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lir_agents.ingest.redact_base import Finding, Ledger, Match, OffsetMap, Recogniser, Redacted, Redactor
@@ -93,10 +93,12 @@ class RedactedDocument:
         document: The document to store.
         fields: Redacted text by field: "text", "title", "source_uri", "source", and "metadata.KEY" for metadata
             that held something.
+        originals: The text before, by field, where something was found: for a vault, and for nothing else.
     """
 
     document: Document
     fields: Mapping[str, Redacted]
+    originals: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -128,6 +130,7 @@ def redact_document(document: Document, redactor: Redactor) -> RedactedDocument:
     ledger = Ledger()
     ledger.reserve(_ANY_PLACEHOLDER.finditer("\n".join(_strings(document))))
     fields: dict[str, Redacted] = {}
+    originals: dict[str, str] = {}
 
     def clean(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -137,8 +140,10 @@ def redact_document(document: Document, redactor: Redactor) -> RedactedDocument:
         redacted = redactor.redact(value, ledger)
         if redacted.findings or name == "text":
             fields[name] = redacted
+        if redacted.findings:
+            originals[name] = value
         return redacted.text
 
     changed = {name: clean(name, getattr(document, name)) for name in ("text", "title", "source_uri", "source")}
     metadata = {key: clean(f"metadata.{key}", value) for key, value in document.metadata.items()}
-    return RedactedDocument(replace(document, **changed, metadata=metadata), fields)
+    return RedactedDocument(replace(document, **changed, metadata=metadata), fields, originals)

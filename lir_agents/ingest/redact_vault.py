@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from lir_agents.errors import AccessDenied, ConfigError, InputError, IntegrityError, StoreError
 from lir_agents.ingest.redact_base import Finding
-from lir_agents.types import Decision
+from lir_agents.ingest.redact_keeping import VAULT_ACTION, Reveal
+from lir_agents.types import Decision, Principal
 
 __all__ = ["VAULT_ACTION", "Reveal", "Right", "SqliteVault", "Vault"]
-
-VAULT_ACTION = "vault:read"
-"""The action that a policy must allow; no built-in policy allows it unless told to."""
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS vault (
     document TEXT NOT NULL, content TEXT NOT NULL, placeholder TEXT NOT NULL,
@@ -33,20 +30,10 @@ class Right(Protocol):
     """What the vault needs of an access scope; the policy's own scopes have it."""
 
     @property
+    def principal(self) -> Principal | None: ...
+    @property
     def decision(self) -> Decision: ...
     def allows(self, access_key: str) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reveal:
-    """One attempt to read the vault, as the audit log is to record it. It never holds the value."""
-
-    principal_id: str
-    document_id: str
-    content_sha256: str
-    placeholder: str
-    allowed: bool
-    reason: str
 
 
 class Vault(Protocol):
@@ -132,7 +119,15 @@ class SqliteVault:
             allowed = row is not None and right.allows(row[0])
             reason = "allowed" if allowed else "there is nothing there that this principal may read"
         self._record(
-            Reveal(decision.principal_id, document_id, content_sha256, placeholder, allowed=allowed, reason=reason)
+            Reveal(
+                principal=right.principal,
+                principal_id=decision.principal_id,
+                document_id=document_id,
+                content_sha256=content_sha256,
+                placeholder=placeholder,
+                allowed=allowed,
+                reason=reason,
+            )
         )
         if row is None or not allowed:
             refused = Decision(False, VAULT_ACTION, decision.principal_id, reason, decision.epoch)

@@ -212,7 +212,7 @@ def test_a_checkpoint_kept_elsewhere_tells_of_another_log(
     assert lir("audit", "verify", "--index", index, "--against", kept)[0] == 0
     lir("search", "soup", "--index", index, "--json")
     assert lir("audit", "verify", "--index", index, "--against", kept)[0] == 0
-    code, shown, _ = lir("audit", "verify", "--index", governed, "--against", kept)
+    code, shown, _ = lir("audit", "verify", "--index", governed, "--against", kept, "--key", index / "audit.key")
     assert code == 1
     assert "✘" in shown
 
@@ -353,3 +353,36 @@ def test_a_narrow_screen_gets_fewer_metrics_and_whole_ones() -> None:
     assert "Recall@100" not in written.getvalue()
     assert "+0.3691 p=1.000" in written.getvalue()
     assert "…" not in written.getvalue()
+
+
+def test_a_checkpoint_is_signed_and_verified_with_a_key_kept_elsewhere(
+    lir: Lir, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public, kept = tmp_path / "signing.pem", tmp_path / "public.pem", tmp_path / "kept.json"
+    before = (index / "audit.key").exists()
+    kept.write_text(lir("audit", "checkpoint", "--index", index, "--key", key)[1])
+    public.write_text(lir("audit", "key", "--key", key)[1])
+    assert (index / "audit.key").exists() == before, "no key beside the log"
+    assert key.stat().st_mode & 0o077 == 0
+    assert "PUBLIC KEY" in public.read_text()
+    for half in (key, public):
+        assert lir("audit", "verify", "--index", index, "--against", kept, "--key", half)[0] == 0
+    monkeypatch.setenv("LIR_AUDIT_KEY", str(public))
+    assert lir("audit", "verify", "--index", index, "--against", kept)[0] == 0
+    lir("audit", "key", "--key", tmp_path / "other.pem")
+    code, shown, _ = lir("audit", "verify", "--index", index, "--against", kept, "--key", tmp_path / "other.pem")
+    assert (code, "not signed by this key" in shown) == (1, True)
+    assert lir("audit", "verify", "--index", index, "--against", kept, "--key", tmp_path / "none.pem")[0] != 0
+    assert not (tmp_path / "none.pem").exists(), "verifying makes no key"
+
+
+def test_ingest_redacts_where_it_is_asked_to(lir: Lir, tmp_path: Path) -> None:
+    (tmp_path / "letter.md").write_text("Write to jane.roe@example.com about the soup.")
+    made = tmp_path / "redacted.lir"
+    assert lir("ingest", tmp_path / "letter.md", "--index", made, "--redact")[0] == 0
+    (hit,) = json.loads(lir("search", "soup", "--index", made, "--json")[1])["hits"]
+    assert hit["text"] == "Write to [EMAIL_1] about the soup."
+    plain = tmp_path / "plain.lir"
+    assert lir("ingest", tmp_path / "letter.md", "--index", plain)[0] == 0
+    code, _, err = lir("ingest", tmp_path / "letter.md", "--index", plain, "--redact")
+    assert (code, "redactor" in err) == (2, True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 COMMANDS = ["demo", "ingest", "search", "eval", "stats", "doctor", "audit"]
-AUDIT_COMMANDS = ["log", "show", "verify", "checkpoint", "export"]
+AUDIT_COMMANDS = ["log", "show", "verify", "checkpoint", "key", "export"]
 
 
 def lir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,8 @@ import pytest
 
 from lir_agents.errors import AccessDenied, ConfigError, IntegrityError
 from lir_agents.ingest.redact import PatternRedactor
-from lir_agents.ingest.redact_vault import VAULT_ACTION, SqliteVault
+from lir_agents.ingest.redact_keeping import VAULT_ACTION
+from lir_agents.ingest.redact_vault import SqliteVault
 from lir_agents.policy import AclPolicy
 from lir_agents.types import Document, Principal
 
