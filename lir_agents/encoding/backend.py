@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import util
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock, Timer
@@ -23,6 +22,8 @@ from lir_agents.encoding.cache import cache_folder, publish, recall
 from lir_agents.encoding.checkpoint import Checkpoint
 from lir_agents.encoding.fingerprint import combine, weights_sha256
 from lir_agents.encoding.model import Forward, load_forward, load_plain, pad_id
+from lir_agents.encoding.openvino_export import MODEL_FILE, convert, save
+from lir_agents.encoding.openvino_forward import OpenVinoForward, openvino, processor
 from lir_agents.encoding.probe import Probe, disagreement
 from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype
 from lir_agents.errors import ConfigError
@@ -110,8 +111,11 @@ def _hindrance(checkpoint: Checkpoint, target: torch.device) -> str | None:
         return f"the model runs on {target.type}"
     if checkpoint.pooling == "modules":
         return "the checkpoint has modules of its own"
-    if util.find_spec("openvino") is None:
-        return "openvino is not installed"
+    try:
+        openvino()
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
+        return "openvino is not installed" if missing else f"openvino does not start here: {_short(error)}"
     return None
 
 
@@ -128,14 +132,14 @@ class _Choice:
         """OpenVINO's forward pass or None for torch, and why."""
         try:
             entry = cache_folder() / "encoders" / self._key()
-        except (ImportError, OSError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             return None, Chosen("torch", f"openvino does not start here: {_short(error)}")
         record = recall(entry)
         if record is None:
             with _note(self.checkpoint.folder.name):
                 record, model = self._try(probe(), entry)
         else:
-            model = entry / "model.xml"
+            model = entry / MODEL_FILE
         chosen = Chosen(record["name"], record["reason"])
         if model is None or (chosen.name == "torch" and not (forced and record["agrees"])):
             return None, chosen
@@ -146,8 +150,6 @@ class _Choice:
 
     def _try(self, probe: Probe, entry: Path) -> tuple[dict[str, Any], Any]:
         """Converts the model, compares it with torch, and keeps what was found; the model as well, if it agrees."""
-        from lir_agents.encoding.openvino_export import convert, save
-
         model, as_torch = load_plain(self.checkpoint)
         try:
             converted = convert(model)
@@ -172,8 +174,6 @@ class _Choice:
         return record
 
     def _openvino(self, model: Any) -> Forward:
-        from lir_agents.encoding.openvino_forward import OpenVinoForward
-
         return OpenVinoForward(
             model,
             bfloat16=self._bfloat16,
@@ -189,8 +189,6 @@ class _Choice:
 
     def _key(self) -> str:
         """Everything that the model, its agreement with torch, or the race depends on."""
-        from lir_agents.encoding.openvino_forward import processor
-
         return combine(
             {
                 "choice": _SCHEME,
