@@ -2,7 +2,7 @@
 
 Asked once per machine, processor, model and version, and remembered in the cache folder beside the converted
 model. A fingerprint does not depend on the answer: vectors of both agree more closely than the int8 store that
-they end up in can tell (docs/decisions/0003-query-encoder.md).
+they end up in can tell (docs/decisions/0004-query-encoder.md).
 """
 
 from __future__ import annotations
