@@ -1,10 +1,10 @@
 """The forward pass in OpenVINO: what a processor runs fastest, on its own threads, without the interpreter.
 
-Two facts measured on all-MiniLM-L6-v2 shape this file (docs/decisions/0004-query-encoder.md). A graph that takes any shape spends
-4 ms on preparing itself whenever the shape differs from the last one, twice what an 18-token query costs: so
-short rows run one by one in graphs of a fixed length. And one thread is enough for them, because reading the
-weights is what takes the time: so several short rows run at once, a thread each, while long rows and batches
-of documents get all threads together. OpenVINO's idle threads sleep; they do not spin as OpenMP's do.
+Two facts measured on all-MiniLM-L6-v2 shape this file (docs/decisions/0004-query-encoder.md). A graph that takes
+any shape spends 4 ms on preparing itself whenever the shape differs from the last one, twice what an 18-token
+query costs: so short rows run one by one in graphs of a fixed length. And one thread is enough for them, because
+reading the weights is what takes the time: so several short rows run at once, a thread each, while long rows and
+batches of documents get all threads together. OpenVINO's idle threads sleep; they do not spin as OpenMP's do.
 """
 
 from __future__ import annotations
