@@ -22,7 +22,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "context": {"context": 0.0, "context_terms": 0.0},
     "context vectors": {"context": 0.0},
     "context terms": {"context_terms": 0.0},
-    "topic gate": {"context_gate": 1e-9},
     "tools": {"tool": 0.0},
 }
 """Signal to the weights that take it out of the score. Candidates still come from both first-stage lists."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Encoding, RowMask, Rows
 from lir_agents.encoding.base import QueryText
-from lir_agents.graph.conversation import Conversation, PooledTexts
+from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.request import Request
 from lir_agents.graph.rooms import Rooms
 from lir_agents.policy.base import AccessScope
@@ -143,7 +143,7 @@ def read_query(rooms: Rooms, text: str, view: View, encoding: Encoding | None = 
 
 
 def read_in_context(
-    rooms: Rooms, query: str, conversation: Conversation, view: View, owner: str
+    rooms: Rooms, query: str, conversation: Conversation, view: View
 ) -> tuple[Reading, Context | None]:
     """Reads the turn by itself and in the light of the conversation, in one batch.
 
@@ -152,32 +152,18 @@ def read_in_context(
         query: The turn.
         conversation: What was said before.
         view: What the search may look at.
-        owner: Whose conversation it is; vectors of what was said are kept per owner.
 
     Returns:
-        The turn's reading, and the context; None where nothing was said or the turn opens a new topic.
+        The turn's reading, and the context; None where nothing was said that may be trusted.
     """
-    light = conversation.light
-    if not light:
+    light, weights = conversation.light, rooms.weights
+    if not light or conversation.trust == 0.0:
         return read_query(rooms, query, view), None
-    keys = [PooledTexts.key(owner, text) for text in conversation.anchors]
-    known = [rooms.pooled_texts.get(key) for key in keys]
-    fresh = [text for text, vector in zip(conversation.anchors, known, strict=True) if vector is None]
-    turn, lit, *encoded = rooms.encoder.encode_queries(
-        [QueryText(query), QueryText(query, light), *(QueryText(text) for text in fresh)]
-    )
-    new = iter(encoding.pooled for encoding in encoded)
-    anchors = [next(new) if vector is None else vector for vector in known]
-    for key, vector in zip(keys, anchors, strict=True):
-        rooms.pooled_texts.put(key, vector)
+    turn, lit = rooms.encoder.encode_queries([QueryText(query), QueryText(query, light)])
     reading = read_query(rooms, query, view, turn)
-    likeness = max(float(vector @ turn.pooled) for vector in anchors)
-    gate = float(np.clip(likeness / rooms.weights.context_gate, 0.0, 1.0)) * conversation.trust
-    if gate == 0.0:
-        return reading, None
-    terms = _conversation_terms(rooms, conversation, rooms.weights.context_terms * gate)
+    terms = _conversation_terms(rooms, conversation, weights.context_terms * conversation.trust)
     in_context = Reading(lit, terms, reading.weights, reading.lexical_ceiling)
-    return reading, Context(in_context, rooms.weights.context * gate)
+    return reading, Context(in_context, weights.context * conversation.trust)
 
 
 def _conversation_terms(rooms: Rooms, conversation: Conversation, weight: float) -> tuple[tuple[str, float], ...]:

@@ -2,24 +2,19 @@
 
 The turn is never concatenated with its history (measured: that hurts, docs/tuning.md). Instead it is encoded a
 second time in the light of the last exchange, and only its own token vectors score (ZeCo², arXiv:2204.10613);
-words of the conversation join BM25 at a fraction of a turn's own weight. A turn that resembles nothing said
-before opens a new topic, and context counts in proportion to that resemblance.
+words of the conversation join BM25 at a fraction of a turn's own weight. No gate looks for a change of topic: turns
+that resemble the conversation least ("and how much is it?") gain most from it, and a turn that opens a new topic
+loses nothing by being read after the old one (both measured there).
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lir_agents.types import ToolSignal, Turn
 
-__all__ = ["Conversation", "PooledTexts", "conversation_of", "is_said"]
+__all__ = ["Conversation", "conversation_of", "is_said"]
 
 _QUESTIONS = 3
 """Earlier questions that lend words to BM25."""
@@ -28,10 +23,11 @@ _QUESTION_CHARS = 1200
 """Characters of a question, from its beginning, that are used: a pasted log costs seconds and adds nothing."""
 
 _ANSWER_CHARS = 1200
-"""Characters of the last answer, from its end, that lend words to BM25 and are compared with the turn."""
+"""Characters of the last answer, from its end, that lend words to BM25."""
 
-_CONTEXT_CHARS = 800
-"""Characters of the last answer, from its end, that the turn is encoded in the light of."""
+_CONTEXT_CHARS = 300
+"""Characters of the last answer, from its end, that the turn is encoded in the light of: 800 rank no better, and
+encoding them takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +53,6 @@ class Conversation:
         """What the turn is encoded in the light of; empty when nothing was said."""
         last = [*self.questions[-1:], *(answer[-_CONTEXT_CHARS:] for answer in self.answers[-1:])]
         return " ".join(last)
-
-    @property
-    def anchors(self) -> tuple[str, ...]:
-        """Texts that the turn is compared with."""
-        return tuple(dict.fromkeys((*self.questions, *self.answers)))
 
 
 def conversation_of(
@@ -109,37 +100,3 @@ def _each_once(signals: Sequence[ToolSignal]) -> tuple[ToolSignal, ...]:
         if not any(signal.tool == other.tool and signal.output == other.output for other in kept):
             kept.append(signal)
     return tuple(reversed(kept))
-
-
-class PooledTexts:
-    """Pooled vectors of texts that were compared before, least recently used out first.
-
-    Keyed by who asked as well as by the text: whether a text is known, and so how long it takes, must not tell
-    one principal what another one said.
-    """
-
-    def __init__(self, capacity: int = 4096) -> None:
-        self._capacity = capacity
-        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def key(owner: str, text: str) -> bytes:
-        """One key per owner and text."""
-        return hashlib.sha256(f"{owner}\x00{text}".encode("utf-8", "surrogatepass")).digest()
-
-    def get(self, key: bytes) -> NDArray[np.float32] | None:
-        """The vector, float32 [dense_dim], or None."""
-        with self._lock:
-            vector = self._kept.get(key)
-            if vector is not None:
-                self._kept.move_to_end(key)
-            return vector
-
-    def put(self, key: bytes, vector: NDArray[np.float32]) -> None:
-        """Keeps a vector."""
-        with self._lock:
-            self._kept[key] = vector
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)

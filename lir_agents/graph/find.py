@@ -9,7 +9,6 @@ from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import Request
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.state import Found
-from lir_agents.memory.records import principal_label
 from lir_agents.policy.base import AccessScope
 
 __all__ = ["find"]
@@ -27,8 +26,7 @@ def find(rooms: Rooms, request: Request, scope: AccessScope, conversation: Conve
     evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed)
     if evidence.required is not None:
         view = View(view.snapshot, view.allowed & evidence.required)
-    owner = principal_label(scope.principal)
-    turn, context = read_in_context(rooms, request.query, conversation, view, owner)
+    turn, context = read_in_context(rooms, request.query, conversation, view)
     depth = max(rooms.settings.search.first_stage_k, request.k)
     boosted = [boost.rows for boost in evidence.boosts]
     candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted)

@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 from lir_agents.audit.log import AuditLog
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
-from lir_agents.graph.conversation import PooledTexts
 from lir_agents.ingest.compose import Composer
 from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
@@ -43,7 +42,6 @@ class Rooms:
     origin: str
     weights: FusionWeights = field(default_factory=FusionWeights)
     bindings: Sequence[ToolBinding] = ()
-    pooled_texts: PooledTexts = field(default_factory=PooledTexts)
 
 
 @runtime_checkable

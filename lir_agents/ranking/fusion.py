@@ -7,7 +7,8 @@ that differ by a hair do not look as far apart as two that differ by much: witho
 noise into votes.
 
 Context, what was said before, enters each signal beside the turn and is standardised with it. Its share of a score
-is kept apart as the part `context`, and never moves a passage by more than the turn's own scores spread.
+is kept apart as the part `context`; it never moves two passages against each other by more than the turn's own
+scores lie apart.
 
 `neighbours` is score regularisation (Diaz, CIKM 2005): passages that resemble each other should score alike, so
 each one receives a share of what its nearest neighbours among the candidates scored.
@@ -42,8 +43,6 @@ class FusionWeights:
         neighbour_count: How many neighbours speak for a passage.
         context: Share of the context beside the turn in every signal, in [0, .5]: the turn keeps at least half.
         context_terms: Weight of a term of the conversation in BM25, where a term of the turn has 1.
-        context_gate: Similarity (cosine) of the turn to what was said before at which context counts in full;
-            below it less, in proportion: a new topic is searched as if nothing had been said.
         tool: What full confidence in a tool's answer adds to a passage that fits it, in units of the score.
         prior_count: Candidates that the priors are worth, `n0`.
         prior_mean, prior_std: Mean and spread `s0` to expect of each signal: medians over the queries of the
@@ -59,13 +58,10 @@ class FusionWeights:
     neighbours: float = 0.3
     neighbour_count: int = 10
     context: float = 0.5
-    context_terms: float = 0.2
-    context_gate: float = 0.1
+    context_terms: float = 0.35
     tool: float = 3.0
     prior_count: float = 10.0
-    prior_mean: Mapping[str, float] = field(
-        default_factory=lambda: {"maxsim": 0.4, "dense": 0.36, "lexical": 0.14}
-    )
+    prior_mean: Mapping[str, float] = field(default_factory=lambda: {"maxsim": 0.4, "dense": 0.36, "lexical": 0.14})
     prior_std: Mapping[str, float] = field(
         default_factory=lambda: {"maxsim": 0.066, "dense": 0.106, "lexical": 0.09}
     )
@@ -118,21 +114,21 @@ def standardise(
 def neighbour_part(
     base: NDArray[np.float64], pooled: NDArray[np.float32], *, count: int, share: float
 ) -> NDArray[np.float64]:
-    """What each candidate receives from the candidates most like it.
+    """What each candidate receives from the candidates most like it. Linear in `base`.
 
     Args:
-        base: float64 [n], scores so far.
+        base: float64 [n] or [n, c], scores so far, of one or several kinds.
         pooled: float32 [n, dense_dim], L2-normalised.
         count: Neighbours per candidate.
         share: Weight of their mean.
 
     Returns:
-        float64 [n]: `share` times the neighbours' mean score, weighted by the fourth power of the cosine.
+        float64, shaped as `base`: `share` times the neighbours' mean, weighted by the fourth power of the cosine.
     """
     n = len(base)
     if n < 2 or share == 0 or count < 1:
-        return np.zeros(n, np.float64)
-    received = np.zeros(n, np.float64)
+        return np.zeros_like(base)
+    received = np.zeros_like(base)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         affinity = np.clip(pooled[start:stop] @ pooled.T, 0.0, 1.0).astype(np.float64) ** 4
@@ -141,7 +137,8 @@ def neighbour_part(
             threshold = np.partition(affinity, n - count, axis=1)[:, n - count]
             affinity[affinity < threshold[:, None]] = 0.0
         total = affinity.sum(axis=1)
-        np.divide(affinity @ base, total, out=received[start:stop], where=total > 0)
+        affinity /= np.where(total > 0, total, 1.0)[:, None]
+        received[start:stop] = affinity @ base
     return share * received
 
 
@@ -185,15 +182,22 @@ def fuse(
         share = (added - (added.mean() if n else 0.0)) / scale.std
         parts[name] = weight / total * (together - share)
         moved += weight / total * share
+    received = np.zeros((n, 2))
+    if pooled is not None:
+        both = np.stack([sum(parts.values(), start=np.zeros(n)), moved], axis=1)
+        received = neighbour_part(both, pooled, count=weights.neighbour_count, share=weights.neighbours)
+        parts["neighbours"] = received[:, 0]
     if context:
         own = sum(parts.values(), start=np.zeros(n))
-        spread = float(np.ptp(own)) if n else 0.0
-        parts["context"] = np.clip(moved, -spread, spread)
-    base = sum(parts.values(), start=np.zeros(n))
-    if pooled is not None:
-        parts["neighbours"] = neighbour_part(base, pooled, count=weights.neighbour_count, share=weights.neighbours)
+        parts["context"] = _no_wider_than(own, moved + received[:, 1])
     parts.update(extra or {})
     return Fused(score=np.asarray(sum(parts.values(), start=np.zeros(n)), np.float64), parts=parts)
+
+
+def _no_wider_than(own: NDArray[np.float64], added: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`added`, scaled down where its values lie further apart than those of `own`."""
+    widest, width = (float(np.ptp(values)) if len(values) else 0.0 for values in (own, added))
+    return added * (widest / width) if width > widest else added
 
 
 def token_weights(idf: NDArray[np.float32], power: float) -> NDArray[np.float32]:

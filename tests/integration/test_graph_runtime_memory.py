@@ -60,6 +60,11 @@ def answer(**fields: Any) -> ToolSignal:
     return ToolSignal("runtime", fields)
 
 
+def spoken_for(result: SearchResult) -> str:
+    """The document that the conversation lifts most; among equals the first."""
+    return max(result, key=lambda hit: hit.breakdown["context"]).document_id
+
+
 def assert_sums(result: SearchResult) -> None:
     for hit in result:
         assert sum(hit.breakdown.values()) == pytest.approx(hit.score, abs=1e-9)
@@ -80,8 +85,7 @@ def test_what_was_said_changes_the_second_turn_and_only_in_that_thread_of_that_p
     index.search("how do sockets work?", principal=STAFF, thread_id="t")
     follow = index.search("and how do I close them?", principal=STAFF, thread_id="t", remember=False)
     assert told(follow) != plain
-    assert follow[0].document_id.endswith("/sockets")
-    assert "context" in follow[0].breakdown
+    assert spoken_for(follow).endswith("/sockets")
     assert_sums(follow)
     for principal, thread in (
         (STAFF, "u"),
@@ -164,7 +168,7 @@ def test_words_of_a_tool_are_forgotten_behind_later_answers(index):
     index.memory.remember(STAFF, "b", [Turn("user", "hello"), Turn("tool", "sockets sockets sockets"), *late])
     asked = {"principal": STAFF, "remember": False}
     mixed = index.search("and closing?", thread_id="a", **asked)
-    assert mixed[0].document_id.endswith("/timers")
+    assert spoken_for(mixed).endswith("/timers")
     assert told(mixed) == told(index.search("and closing?", thread_id="b", **asked))
 
 
