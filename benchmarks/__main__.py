@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.bench import Bench, say
 
-NAMES = ("quality", "memory", "ablation", "storage", "ingest", "speed")
+NAMES = ("quality", "memory", "ablation", "storage", "ingest", "speed", "access", "governing")
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 

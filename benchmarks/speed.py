@@ -56,7 +56,7 @@ def interleaved(systems: Mapping[str, Callable[[Any], object]], inputs: Sequence
     return taken
 
 
-def _percentiles(taken: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+def percentiles(taken: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     return {
         name: {"p50": statistics.median(values), "p95": float(np.percentile(values, 95))}
         for name, values in taken.items()
@@ -90,7 +90,7 @@ def _search(bench: Bench, name: str) -> dict[str, Any]:
         "dataset": dataset.name,
         "passages": len(passages),
         "queries": len(queries),
-        "latency_ms": _percentiles(taken),
+        "latency_ms": percentiles(taken),
     }
 
 
@@ -144,7 +144,7 @@ def _memory(bench: Bench, name: str) -> dict[str, Any]:
             queries,
         )
         index.memory.forget(None, "bench")
-    measured = _percentiles(taken)
+    measured = percentiles(taken)
     return {
         "dataset": dataset.name,
         "remembered_turns": len(turns),
@@ -188,7 +188,7 @@ def _kernel(dim: int, rounds: int) -> dict[str, dict[str, float]]:
         },
         range(rounds),
     )
-    return _percentiles(taken)
+    return percentiles(taken)
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks import ablation, memory, quality, storage
+from benchmarks import ablation, access, memory, quality, storage
 
 Results = dict[str, dict[str, Any]]
 _SYSTEMS = ("bm25", "dense", "hybrid", "maxsim", "lir")
@@ -217,6 +217,56 @@ def _speed(results: Results) -> str:
     return _table(["measured", "system", "p50 ms", "p95 ms"], rows) if rows else _ABSENT
 
 
+def _access(results: Results) -> str:
+    rows: list[list[str]] = []
+    for name, result in _of(results, "access", access.DENYING):
+        scores = {system: result["systems"][system]["nDCG@10"] for system in _SYSTEMS}
+        rows.append(
+            [
+                name,
+                *(f"{value:.4f}" for value in scores.values()),
+                f"{result['denied']}",
+                f"{sum(result['leaks'].values())}",
+                f"{len(result['traces'])}",
+            ]
+        )
+    head = ["collection", *_SYSTEMS, "to be denied", "answers with a forbidden document", "any trace of one"]
+    return _table(head, rows) if rows else _ABSENT
+
+
+def _tenants(results: Results) -> str:
+    rows = [
+        [name, f"{result['tenants']}", f"{result['queries']}", what, f"{leaks}"]
+        for name, result in _of(results, "access", access.TENANTS)
+        for what, leaks in result["leaks"].items()
+    ]
+    return _table(["collection", "tenants", "queries", "looked at", "leaks"], rows) if rows else _ABSENT
+
+
+def _governing(results: Results) -> str:
+    rows: list[list[str]] = []
+    if checked := results.get("governing/access"):
+        what = f"access, {checked['passages']:,} passages, {checked['access_classes']} classes"
+        for name, one in checked["latency_ms"].items():
+            rows.append([what, name, *_p(one), f"{checked['ratio_of_p50'][name]:.2f} ×"])
+    if recorded := results.get("governing/audit"):
+        for name, one in recorded["latency_ms"].items():
+            added = recorded["added_ms"].get(name)
+            interval = (
+                "" if added is None else f"{added['p50']:+.2f} ms ({added['low']:+.2f} to {added['high']:+.2f})"
+            )
+            rows.append(["audit", name, *_p(one), interval])
+        for name, one in recorded["append_ms"].items():
+            rows.append(["the append within such a search", name, *_p(one), ""])
+        for when, taken in recorded["fdatasync_ms"].items():
+            rows.append(["a bare disk sync of 16 KB", when, f"{taken:.2f}", "", ""])
+    return _table(["measured", "", "p50 ms", "p95 ms", "against without"], rows) if rows else _ABSENT
+
+
+def _p(one: dict[str, float]) -> list[str]:
+    return [f"{one['p50']:.2f}", f"{one['p95']:.2f}"]
+
+
 def _latencies(what: str, taken: dict[str, dict[str, float]]) -> list[list[str]]:
     return [[what, system, f"{one['p50']:.2f}", f"{one['p95']:.2f}"] for system, one in taken.items()]
 
@@ -231,6 +281,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "storage": _storage,
     "ingest": _ingest,
     "speed": _speed,
+    "access": _access,
+    "tenants": _tenants,
+    "governing": _governing,
 }
 _TITLES = {
     "quality": "Ranking quality, memory off",
@@ -242,10 +295,15 @@ _TITLES = {
     "storage": "Token vectors in one byte per dimension",
     "ingest": "Adding documents",
     "speed": "Speed",
+    "access": "What may not be read",
+    "tenants": "Tenants",
+    "governing": "What governing costs",
 }
-_SOURCES = dict.fromkeys(("memory", "spliced", "scoped", "tools"), "memory") | {
-    name: name for name in ("quality", "ablation", "storage", "ingest", "speed")
-}
+_SOURCES = (
+    dict.fromkeys(("memory", "spliced", "scoped", "tools"), "memory")
+    | {name: name for name in ("quality", "ablation", "storage", "ingest", "speed", "access", "governing")}
+    | {"tenants": "access"}
+)
 _ABSENT = "No result file yet: run `make bench`."
 
 # ---------------------------------------------------------------- pieces

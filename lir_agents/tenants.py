@@ -74,8 +74,14 @@ class TenantIndexes:
             options: As `LateInteractionIndex.open` takes them, for every tenant.
 
         Raises:
-            InputError: `max_open` is below 1, or the root is a file.
+            InputError: `max_open` is below 1, the root is a file, or one vault is given for all.
         """
+        if options.get("vault") is not None:
+            raise InputError(
+                "is one for every tenant",
+                field="vault",
+                remedy="Redact without a vault, or open the tenants' indexes apart.",
+            )
         if max_open < 1:
             raise InputError(f"is {max_open}", field="max_open", remedy="Use 1 or more.")
         path = Path(root)

@@ -30,6 +30,7 @@ __all__ = [
     "PART",
     "Erasable",
     "Part",
+    "Shaped",
     "canonical",
     "commit",
     "make_part",
@@ -49,6 +50,7 @@ _RESERVED: Final = frozenset({COMMITMENT, PART, ERASED})
 _NONE: Final[frozenset[str]] = frozenset()
 _KEYS: Final = "Keys are strings, and none of $commitment, $part, $erased."
 _Path = tuple[Any, str]  # (path of what holds it, step), joined only when an error names it
+_PLAIN_INT: Final = 1 << 64  # smaller ones need no second look
 _STYLE: Final[dict[str, Any]] = {
     "sort_keys": True,
     "separators": (",", ":"),
@@ -78,7 +80,13 @@ class Erasable:
             storable(self.subject, field="erasable.subject")
 
 
+class Shaped(dict[str, Any]):
+    """Data whose keys this package wrote: none is reserved, nothing is deep, and what is no JSON is found as it is
+    written. Saves the walk before it."""
+
+
 _FIT: Final[frozenset[type]] = frozenset({str, bool, float, type(None)})
+_NO_TYPE: Final[frozenset[type]] = frozenset()
 _FIT_PAYLOAD: Final[frozenset[type]] = _FIT | {Erasable}
 
 
@@ -98,7 +106,14 @@ def canonical(value: Any, *, field: str = "payload") -> str:
     Raises:
         InputError: Something is not JSON, not finite, too deep, or a mapping's key is not a string.
     """
-    return _written(value, None, field)
+    # Within an erasable value every key is free: nobody reads it for commitments.
+    if type(value) is not Shaped:
+        _check(value, field, _FIT, _NONE)
+    try:
+        return _PLAIN.encode(value)
+    except (TypeError, ValueError):
+        _check(value, field, _NO_TYPE, _NONE)
+        raise
 
 
 def storable(text: str, *, field: str) -> None:
@@ -155,29 +170,34 @@ def resolve(payload: Any, values: Mapping[int, Any], kept: Container[int]) -> An
     return payload
 
 
-def _written(value: Any, parts: list[Part] | None, field: str) -> str:
+def _written(value: Any, parts: list[Part], field: str) -> str:
     """Checks the shape, then leaves the walk to the C encoder; what it refuses is looked for by name."""
 
     def unknown(item: Any) -> Any:
-        if isinstance(item, Erasable) and parts is not None:
+        if isinstance(item, Erasable):
             part = make_part(len(parts) + 1, item, field=f"erasable value {len(parts) + 1}")
             parts.append(part)
             return {COMMITMENT: part.commitment, PART: part.number}
-        if isinstance(item, Mapping):
-            return dict(item)
-        raise TypeError
+        return _as_dict(item)
 
-    # Only a payload is read for commitments later; within an erasable value every key is free.
-    reserved = _NONE if parts is None else _RESERVED
-    fit = _FIT if parts is None else _FIT_PAYLOAD
-    _check(value, field, fit, reserved)
+    if type(value) is not Shaped:
+        _check(value, field, _FIT_PAYLOAD, _RESERVED)
     try:
         return json.JSONEncoder(**_STYLE, default=unknown).encode(value)
     except InputError:
         raise
     except (TypeError, ValueError):
-        _check(value, field, fit & {Erasable}, reserved)
+        _check(value, field, _FIT_PAYLOAD & {Erasable}, _RESERVED)
         raise
+
+
+def _as_dict(item: Any) -> dict[str, Any]:
+    if isinstance(item, Mapping):
+        return dict(item)
+    raise TypeError
+
+
+_PLAIN: Final = json.JSONEncoder(**_STYLE, default=_as_dict)
 
 
 def _check(value: Any, field: str, fit: frozenset[type], reserved: frozenset[str]) -> None:
@@ -193,7 +213,7 @@ def _check(value: Any, field: str, fit: frozenset[type], reserved: frozenset[str
             for key, child in item.items():
                 if not isinstance(key, str) or key in reserved:
                     raise InputError(f"has the key {key!r}", field=_name(path), remedy=_KEYS)
-                if type(child) not in fit:
+                if type(child) not in fit and not (type(child) is int and -_PLAIN_INT < child < _PLAIN_INT):
                     pending.append((child, (path, f".{key}"), depth + 1))
         elif isinstance(item, (list, tuple)):
             for at, child in enumerate(item):

@@ -90,8 +90,8 @@ class Flusher:
         while self._failure is None:
             self._wanted.wait()
             self._closing.wait(DELAY_S)
-            # In this order: what is asked for after the clearing wakes the next round, and what was closed before it
-            # is seen here, so that nothing waits for ever and nothing recorded before closing is left out.
+            # In this order: what is asked for after the clearing wakes the next round, and a closing before it is
+            # seen here, so that nothing waits for ever and nothing recorded before closing is left out.
             self._wanted.clear()
             closing = self._closing.is_set()
             self._sync()

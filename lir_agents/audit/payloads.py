@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from lir_agents.audit.canonical import Erasable
+from lir_agents.audit.canonical import Erasable, Shaped
 from lir_agents.audit.events import AuditEvent
 from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal, ToolSignal, Turn
 
@@ -35,7 +35,7 @@ def _event(kind: Any, principal: Principal | None, payload: Mapping[str, Any]) -
 
 
 def _document(document_id: str, **more: Any) -> Erasable:
-    return Erasable({"document_id": document_id, **more}, subject=document_id)
+    return Erasable(Shaped(document_id=document_id, **more), subject=document_id)
 
 
 def _own(value: Any, *, stored: bool = True) -> Erasable | None:
@@ -113,7 +113,7 @@ def retrieval(
         "as_of": as_of,
         "settings": settings,
     }
-    return _event("retrieval", principal, payload)
+    return _event("retrieval", principal, Shaped(payload))
 
 
 def ingest(

@@ -126,4 +126,14 @@ def record_event(
 
 def settings_digest(rooms: Rooms) -> str:
     """Hex sha256 of every setting that an order depends on."""
-    return hashlib.sha256(repr((rooms.settings.search, rooms.weights, rooms.bindings)).encode()).hexdigest()
+    global _digested
+    parts = (rooms.settings.search, rooms.weights, rooms.bindings)
+    known, digest = _digested
+    if len(known) != len(parts) or any(one is not other for one, other in zip(known, parts, strict=True)):
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+        _digested = (parts, digest)
+    return digest
+
+
+_digested: tuple[tuple[Any, ...], str] = ((), "")
+"""The settings digested last, none of which can change, and their digest: the same in every search of an index."""

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.__main__ import main
 from benchmarks.ablation import SWITCHES
+from lir_agents.policy import AclPolicy
 from tests.conftest import office_documents
 
 _HISTORY = [
@@ -123,6 +124,97 @@ def test_a_result_stands_only_for_the_same_source(
     path.write_text(path.read_text().replace('"source_sha256": "', '"source_sha256": "0'))
     measure(data, results.parent, "quality", of="mtrag_clapnq", more=["--resume"])
     assert "quality/mtrag_clapnq: written" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- access
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection with a question that must be denied, and one of two tenants."""
+    folder = tmp_path_factory.mktemp("governed")
+    pay = {"metadata": {"acl": ["hr"]}, "text": "The board is paid nine million coins.", "title": "Pay"}
+    soup = {"metadata": {"acl": ["all"]}, "text": "The canteen serves soup at noon.", "title": "Soup"}
+    denied = {"expect": "deny", "forbidden_target": ["pay"], "principals": ["user:bo", "all"]}
+    _collection(
+        folder / "inazuma_acl",
+        [{"_id": "pay", **pay}, {"_id": "soup", **soup}],
+        [
+            ("q1", "when is soup served?", {"principals": ["user:bo", "all"]}),
+            ("q2", "what is the board paid?", denied),
+        ],
+        [("q1", "soup")],
+    )
+    _collection(
+        folder / "rag_multi_corpus",
+        [
+            {
+                "_id": f"{t}/1",
+                "title": t,
+                "text": f"{t} sells tyres.",
+                "metadata": {"tenant": t, "acl": [f"tenant:{t}"]},
+            }
+            for t in ("red", "blue")
+        ],
+        [(f"{t}/q", f"what does {t} sell?", {"tenant": t, "principals": [f"tenant:{t}"]}) for t in ("red", "blue")],
+        [("red/q", "red/1"), ("blue/q", "blue/1")],
+    )
+    return folder
+
+
+def _collection(
+    folder: Path,
+    corpus: list[dict[str, Any]],
+    queries: list[tuple[str, str, dict[str, Any]]],
+    judged: list[tuple[str, str]],
+) -> None:
+    (folder / "qrels").mkdir(parents=True)
+    asked = [{"_id": key, "text": text, "metadata": meta} for key, text, meta in queries]
+    lines = ["query-id\tcorpus-id\tscore", *(f"{key}\t{target}\t1" for key, target in judged)]
+    (folder / "dataset.json").write_text(json.dumps({"name": folder.name}))
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    (folder / "qrels" / "dev.tsv").write_text("\n".join(lines))
+
+
+def test_nothing_of_what_must_not_be_read_shows(governed: Path, tmp_path: Path) -> None:
+    measure(governed, tmp_path, "access", of="inazuma_acl")
+    found = result(tmp_path / "results", "access/inazuma_acl")
+    assert (found["denied"], found["forbidden"], found["traces"]) == (1, 1, {})
+    assert set(found["leaks"].values()) == {0}
+    assert found["systems"]["lir"]["nDCG@10"] == 1.0
+    assert "| inazuma_acl |" in tables.report(tmp_path / "results")
+
+
+def test_a_leak_would_be_seen(governed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same measurement, over an index whose policy lets everybody read everything."""
+    monkeypatch.setattr(AclPolicy, "access_key", lambda self, document: '["all"]')
+    measure(governed, tmp_path, "access", of="inazuma_acl")
+    found = result(tmp_path / "results", "access/inazuma_acl")
+    assert found["leaks"]["lir"] == 2, "both questions find what is open to everybody"
+    traces = found["traces"]["q2"]
+    for trace in ("get: pay", "versions: pay", "changes: pay", "hits: pay", "candidates: pay"):
+        assert trace in traces
+    assert "counts differ without them" in traces
+
+
+def test_no_tenant_hears_of_another(governed: Path, tmp_path: Path) -> None:
+    measure(governed, tmp_path, "access", of="rag_multi_corpus")
+    found = result(tmp_path / "results", "access/rag_multi_corpus")
+    assert (found["tenants"], found["queries"]) == (2, 2)
+    assert len(found["leaks"]) == 6
+    assert set(found["leaks"].values()) == {0}
+
+
+@pytest.mark.long
+def test_what_governing_costs_is_measured(data: Path, tmp_path: Path) -> None:
+    measure(data, tmp_path, "governing", of="mtrag_fiqa", more=["--limit", "1"])
+    access = result(tmp_path / "results", "governing/access")
+    assert access["ratio_of_p50"].keys() == {"off", "on, may read all", "on, may read half", "on, 1,500 groups"}
+    assert access["ratio_of_p50"]["off"] == 1.0
+    audit = result(tmp_path / "results", "governing/audit")
+    assert audit["append_ms"].keys() == audit["added_ms"].keys() == {"default", "disk"}
+    assert "## What governing costs" in tables.report(tmp_path / "results")
 
 
 @pytest.mark.long

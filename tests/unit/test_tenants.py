@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lir_agents import Document, Principal, ToolSignal, Turn
+from lir_agents import Document, Principal, ToolSignal, Turn, VaultFile
 from lir_agents.errors import AccessDenied, InputError, Overloaded
 from lir_agents.tenants import TenantIndexes
 from tests.hashed_encoder import HashedEncoder
@@ -170,3 +170,8 @@ def test_a_tenant_leaves_with_every_byte(root, encoder):
             tenants.search("tyre", principal=reader("aventro"))
     with pytest.raises(InputError, match="closed"):
         tenants.search("awards", principal=reader("zxbank"))
+
+
+def test_one_vault_does_not_join_the_tenants(root, encoder, tmp_path):
+    with pytest.raises(InputError, match="every tenant"):
+        TenantIndexes.open(root, encoder=encoder, redactor=True, vault=VaultFile(tmp_path / "v", bytes(32)))
