@@ -25,7 +25,7 @@ from lir_agents.encoding.model import States, pad
 
 __all__ = ["OpenVinoForward", "openvino", "processor"]
 
-_FIXED_LENGTHS = (32, 64)
+_FIXED_LENGTHS = (32, 64, 96)
 _STEP = 16
 """Longer rows are padded to a multiple of this: fewer shapes to prepare for, and the tiles of AMX are as high."""
 _FEW_ROWS = 4

@@ -195,32 +195,30 @@ def find_candidates(
     context: Context | None = None,
     boosted: Sequence[RowMask] = (),
 ) -> Candidates:
-    """Takes the best `depth` of the lexical and of the dense list, and of the lists that context adds.
+    """Takes the best `depth` of the lexical and of the dense list, both searched in the light of the context.
 
     Args:
         rooms: The open rooms.
         turn: The turn's reading.
         view: Where to look.
         depth: Candidates per list.
-        context: Adds the lists of the turn in its light.
+        context: Mixes its share into what both lists are searched for.
         boosted: Sets of passages that tools speak for; each gets lists of its own, so that evidence can lift
             what the turn alone would not have found.
     """
     lexical = rooms.lexical.scores(turn.terms, view.allowed)
-    pooled = turn.encoding.pooled
+    pooled = direction = turn.encoding.pooled
     words = np.zeros_like(lexical)
-    directions = [pooled]
     if context is not None:
         words = rooms.lexical.scores(context.reading.terms, view.allowed)
         mixed = (1 - context.share) * pooled + context.share * context.reading.encoding.pooled
-        directions.append((mixed / np.linalg.norm(mixed)).astype(np.float32))
-    found = [_best(lexical + words, depth)]
-    found += [rooms.vectors.search(direction, depth, view.allowed)[0] for direction in directions]
+        direction = (mixed / np.linalg.norm(mixed)).astype(np.float32)
+    found = [_best(lexical + words, depth), rooms.vectors.search(direction, depth, view.allowed)[0]]
     for mask in boosted:
         within = mask & view.allowed
         if within.any():
             found.append(_best(np.where(within, lexical + words, 0), depth))
-            found.append(rooms.vectors.search(directions[-1], depth, within)[0])
+            found.append(rooms.vectors.search(direction, depth, within)[0])
     rows = np.unique(np.concatenate(found)).astype(np.int64)
     vectors = rooms.tokens.pooled(rows)
     nothing = np.zeros(len(rows), np.float32)

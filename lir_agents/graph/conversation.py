@@ -25,9 +25,10 @@ _QUESTION_CHARS = 1200
 _ANSWER_CHARS = 1200
 """Characters of the last answer, from its end, that lend words to BM25."""
 
-_CONTEXT_CHARS = 300
-"""Characters of the last answer, from its end, that the turn is encoded in the light of: 800 rank no better, and
-encoding them takes twice as long."""
+_LIGHT_QUESTION_CHARS = 200
+_LIGHT_ANSWER_CHARS = 300
+"""Characters of the last question and of the last answer, from their ends, that the turn is encoded in the light of:
+800 of the answer rank no better, and encoding them takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Conversation:
     @property
     def light(self) -> str:
         """What the turn is encoded in the light of; empty when nothing was said."""
-        last = [*self.questions[-1:], *(answer[-_CONTEXT_CHARS:] for answer in self.answers[-1:])]
+        last = [question[-_LIGHT_QUESTION_CHARS:] for question in self.questions[-1:]]
+        last += [answer[-_LIGHT_ANSWER_CHARS:] for answer in self.answers[-1:]]
         return " ".join(last)
 
 

@@ -24,8 +24,8 @@ Kernel: TypeAlias = Literal["exact", "int8"]
 _LEAST_INT8_DIM = 16
 """Below this width the byte product gains nothing, and at width 1 torch 2.13's `_int_mm` returns garbage."""
 
-_CHUNK_TOKENS = 65_536
-"""Tokens turned to float32 at a time by the exact kernel: bounds its memory to about 100 MB at 384 dims."""
+_STEP = 8
+"""Columns of the product come in multiples of this, so that all that is done with them fills vector registers."""
 
 
 @functools.cache
@@ -34,10 +34,8 @@ def best_kernel() -> Kernel:
     return "int8" if torch.cpu._is_vnni_supported() else "exact"
 
 
-def similarities(
-    query: NDArray[np.float32], packed: PackedTokens, kernel: Kernel | None = None
-) -> NDArray[np.float32]:
-    """Inner products of query tokens and packed tokens.
+def similarities(query: NDArray[np.float32], packed: PackedTokens, kernel: Kernel | None = None) -> torch.Tensor:
+    """Inner products of packed tokens and query tokens.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
@@ -45,30 +43,22 @@ def similarities(
         kernel: Which kernel; None for the fastest here.
 
     Returns:
-        float32 [q_len, total_tokens], cosines in [-1, 1] up to rounding.
+        float32 [total_tokens, width], cosines in [-1, 1] up to rounding. A row per passage token, as they lie,
+        because transposing costs more than the product. The first q_len columns are those of the query; `width` is
+        the next multiple of 8, and the columns in between are 0.
     """
-    if packed.data.dtype == np.float32:
-        return np.asarray(query @ packed.data.T, dtype=np.float32)
-    if (kernel or best_kernel()) == "int8" and query.shape[1] >= _LEAST_INT8_DIM:
-        return _int8(query, packed)
-    return _exact(query, packed)
+    rows = np.zeros((-(-len(query) // _STEP) * _STEP, query.shape[1]), np.float32)
+    rows[: len(query)] = query
+    quick = (kernel or best_kernel()) == "int8" and query.shape[1] >= _LEAST_INT8_DIM
+    return _int8(rows, packed) if quick and packed.data.dtype == np.int8 else _exact(rows, packed)
 
 
-def _exact(query: NDArray[np.float32], packed: PackedTokens) -> NDArray[np.float32]:
-    out = np.empty((len(query), len(packed.data)), np.float32)
-    for start in range(0, len(packed.data), _CHUNK_TOKENS):
-        stop = start + _CHUNK_TOKENS
-        np.matmul(query, packed.data[start:stop].astype(np.float32).T, out=out[:, start:stop])
-    out *= packed.scales
-    return out
+def _exact(query: NDArray[np.float32], packed: PackedTokens) -> torch.Tensor:
+    products = torch.from_numpy(packed.data).to(torch.float32) @ torch.from_numpy(query).T
+    return products.mul_(torch.from_numpy(packed.scales)[:, None])
 
 
-def _int8(query: NDArray[np.float32], packed: PackedTokens) -> NDArray[np.float32]:
+def _int8(query: NDArray[np.float32], packed: PackedTokens) -> torch.Tensor:
     data, scales = quantise_int8(query)
-    # Tall times thin is the shape oneDNN multiplies fastest; the transposed view of its result is free.
-    product = torch._int_mm(torch.from_numpy(packed.data), torch.from_numpy(data).T)
-    out = product.T.to(torch.float32).contiguous()
-    out *= torch.from_numpy(packed.scales)
-    out *= torch.from_numpy(scales)[:, None]
-    result: NDArray[np.float32] = out.numpy()
-    return result
+    products = torch._int_mm(torch.from_numpy(packed.data), torch.from_numpy(data).T).to(torch.float32)
+    return products.mul_(torch.from_numpy(packed.scales)[:, None]).mul_(torch.from_numpy(scales))

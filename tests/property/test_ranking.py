@@ -1,5 +1,7 @@
 """Ranking against oracles of a few lines, over everything that can be generated."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -120,12 +122,16 @@ def test_quantising_zeros_gives_zeros():
     assert not dequantise(data, scales).any()
 
 
-def test_the_exact_kernel_is_the_same_in_chunks(monkeypatch):
-    query, matrices = scene(3, [50, 70, 30], 6, 32)
+@pytest.mark.parametrize("kernel", ["exact", "int8"])
+def test_many_passages_are_scored_part_by_part_alike(monkeypatch, kernel):
+    query, matrices = scene(3, [50, 70, 0, 30, 1, 24, 49], 6, 32)
     packed = pack(matrices)
-    whole = similarities(query, packed, "exact")
-    monkeypatch.setattr("lir_agents.ranking.kernels._CHUNK_TOKENS", 17)
-    np.testing.assert_allclose(similarities(query, packed, "exact"), whole, atol=1e-6)
+    whole = meet(query, packed, kernel=kernel)
+    monkeypatch.setattr("lir_agents.ranking.maxsim._BLOCKS_AT_ONCE", 3)
+    np.testing.assert_allclose(meet(query, packed, kernel=kernel).blocks, whole.blocks, atol=1e-6)
+    products = similarities(query, packed, kernel).numpy()[:, : len(query)]
+    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(packed.offsets)]).T
+    np.testing.assert_allclose(whole.passages, best, atol=1e-6)
 
 
 def test_packing_nothing_is_refused():
