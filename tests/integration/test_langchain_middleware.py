@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import PutOp
 from langgraph.store.memory import InMemoryStore
 
-from lir_agents import LateInteractionIndex, Principal, ToolBinding
+from lir_agents import LateInteractionIndex, Principal, ToolBinding, Turn
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.langchain import LateInteractionMiddleware
 from lir_agents.memory.records import Entry
@@ -144,8 +144,9 @@ async def test_passages_are_shown_and_not_kept(index: LateInteractionIndex, mode
     state = await ask(agent, QUERIES[4], mode)
     assert [message.text for message in state["messages"]] == [QUERIES[2], "First.", QUERIES[4], "Second."]
     assert "lir_quoted" not in state
-    for shown, question in zip(model.shown, (QUERIES[2], QUERIES[4]), strict=True):
-        best = index.search(question, k=3, principal=ALICE)
+    for shown, question, answer in zip(model.shown, (QUERIES[2], QUERIES[4]), ("First.", "Second."), strict=True):
+        best = index.search(question, k=3, principal=ALICE, thread_id="by hand", remember=False)
+        index.memory.remember(ALICE, "by hand", [Turn("user", question), Turn("assistant", answer)])
         assert "passage" not in shown[0].text, "what documents say is never in the system prompt"
         assert shown[-1].text == question
         for hit in best:
