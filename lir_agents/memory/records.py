@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,15 +115,19 @@ def entry_of_signal(signal: ToolSignal, *, at: datetime, expires: datetime, max_
     )
 
 
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""NUL as JSON writes it, and not a backslash before the five characters u0000."""
+
+
 def clean(text: str) -> str:
-    """Without lone surrogates, which no store, tokenizer or JSON reader takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Without lone surrogates, which no store, tokenizer or JSON reader takes, and NUL, which Postgres does not."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 
 def plain(value: Any) -> Any:
     """JSON data of whatever a tool gave: objects become text, NaN and infinities None. Text where it is no data."""
     try:
-        text = clean(json.dumps(value, default=str, ensure_ascii=False))
+        text = _NUL.sub(r"\1\\ufffd", clean(json.dumps(value, default=str, ensure_ascii=False)))
         return json.loads(text, parse_constant=lambda _: None, parse_int=_integer)
     except (TypeError, ValueError, RecursionError):  # keys of a strange type, circles, bottomless nesting
         return clean(repr(type(value)))

@@ -66,7 +66,8 @@ def clock() -> Clock:
 @pytest.fixture
 def remembering(store: BaseStore, clock: Clock) -> Callable[..., SessionMemory]:
     def make(**settings: object) -> SessionMemory:
-        return SessionMemory(store, index_id="i", settings=MemorySettings(**settings), clock=clock)
+        patient = {"timeout_s": 20.0, **settings}  # how long a busy machine takes is not the question here
+        return SessionMemory(store, index_id="i", settings=MemorySettings(**patient), clock=clock)
 
     return make
 
@@ -120,12 +121,22 @@ def test_long_texts_are_cut_and_fields_that_do_not_fit_become_text(remembering):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "\x00\x01\x1b[2J", "\ud800 alone", "'; DROP TABLE store; --", "%_*?[a]\\", "😀" * 50, "\u202egnp"],
+    [
+        "",
+        " ",
+        "\x00\x01\x1b[2J",
+        "\\u0000 \\\x00\x00",
+        "\ud800 alone",
+        "'; DROP TABLE store; --",
+        "%_*?[a]\\",
+        "😀" * 50,
+        "\u202egnp",
+    ],
 )
 def test_any_text_is_data(memory, text):
     memory.remember(ALICE, "t", [Turn("user", text, ["d#1.0"]), ToolSignal(text or "t", {text: [text]})])
     turn, tool = memory.recall(ALICE, "t", everything)
-    clean = text.encode("utf-8", "replace").decode()
+    clean = text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
     assert turn.text == clean
     assert tool.output == {clean: [clean]}
 
