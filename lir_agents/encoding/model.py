@@ -114,15 +114,20 @@ def _read_plain(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return model
 
 
+_CELLS_ALONE = 256  # a question with its context; a batch of passages is worth every thread
+
+
 def _torch_forward(checkpoint: Checkpoint, model: Any, target: torch.device) -> Forward:
     import torch
+
+    from lir_agents.threads import alone
 
     run = _run_modules if checkpoint.pooling == "modules" else _run_plain
     padding = pad_id(checkpoint)
 
     def forward(rows: Sequence[NDArray[np.int64]]) -> States:
         ids, mask = pad(rows, padding)
-        with torch.inference_mode():
+        with torch.inference_mode(), alone(ids.size <= _CELLS_ALONE):
             return run(model, torch.from_numpy(ids).to(target), torch.from_numpy(mask).to(target))
 
     return forward

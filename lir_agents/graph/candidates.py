@@ -17,6 +17,7 @@ from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import scope_mask
 from lir_agents.ranking.fusion import token_weights
 from lir_agents.stores.columns import Snapshot
+from lir_agents.threads import product
 
 __all__ = [
     "Candidates",
@@ -224,10 +225,10 @@ def find_candidates(
     nothing = np.zeros(len(rows), np.float32)
     return Candidates(
         rows=rows,
-        dense=vectors @ pooled,
+        dense=product(vectors, pooled),
         lexical=lexical[rows],
         pooled=vectors,
-        context_dense=nothing if context is None else vectors @ context.reading.encoding.pooled,
+        context_dense=nothing if context is None else product(vectors, context.reading.encoding.pooled),
         context_lexical=words[rows],
     )
 

@@ -27,8 +27,8 @@ _ANSWER_CHARS = 1200
 
 _LIGHT_QUESTION_CHARS = 200
 _LIGHT_ANSWER_CHARS = 300
-"""Characters of the last question and of the last answer, from their ends, that the turn is encoded in the light of:
-800 of the answer rank no better, and encoding them takes twice as long."""
+"""Characters of the last question and of the last answer, from their ends, that the turn is encoded in the light
+of: 800 of the answer rank no better, and encoding them takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True)

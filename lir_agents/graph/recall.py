@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lir_agents.graph.conversation import is_said
 from lir_agents.graph.rooms import Rooms
-from lir_agents.memory.records import Entry
+from lir_agents.memory.records import Entry, clean
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import scope_mask
 from lir_agents.stores.records import parse_passage_id
@@ -35,7 +35,7 @@ class Recalled:
         A turn that both know is taken once, where the caller has it. What a tool said in words stands among the
         turns, where it was said; what it said in fields is a signal.
         """
-        told = {(turn.role, turn.text) for turn in history}
+        told = {(turn.role, clean(turn.text)) for turn in history}
         kept = [entry.turn for entry in entries if entry.kind != "tool" or is_said(entry.signal)]
         turns = [turn for turn in kept if (turn.role, turn.text) not in told]
         fields = [entry.signal for entry in entries if entry.kind == "tool" and entry.output is not None]

@@ -17,6 +17,7 @@ from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
 from lir_agents.ranking.quantise import quantise_int8
 from lir_agents.stores.token_cache import MemoryTokenCache, TextVectors, TokenCache
+from lir_agents.threads import product
 
 __all__ = ["RankedText", "TextReranker"]
 
@@ -67,7 +68,7 @@ class TextReranker:
         pooled = np.stack([one.pooled for one in vectors])
         found = meet(turn.tokens, _packed(vectors))
         fused = fuse(
-            {"maxsim": found.score(block_share=self.weights.block), "dense": pooled @ turn.pooled},
+            {"maxsim": found.score(block_share=self.weights.block), "dense": product(pooled, turn.pooled)},
             weights=self.weights,
             lexical_ceiling=0.0,
             pooled=pooled,

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lir_agents.threads import product
+
 __all__ = ["Fused", "FusionWeights", "best_first", "fuse", "neighbour_part", "standardise", "token_weights"]
 
 SIGNALS = ("maxsim", "dense", "lexical")
@@ -131,14 +133,14 @@ def neighbour_part(
     received = np.zeros_like(base)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        affinity = np.clip(pooled[start:stop] @ pooled.T, 0.0, 1.0).astype(np.float64) ** 4
+        affinity = np.clip(product(pooled[start:stop], pooled.T), 0.0, 1.0).astype(np.float64) ** 4
         affinity[np.arange(stop - start), np.arange(start, stop)] = 0.0
         if n - 1 > count:
             threshold = np.partition(affinity, n - count, axis=1)[:, n - count]
             affinity[affinity < threshold[:, None]] = 0.0
         total = affinity.sum(axis=1)
         affinity /= np.where(total > 0, total, 1.0)[:, None]
-        received[start:stop] = affinity @ base
+        received[start:stop] = product(affinity, base)
     return share * received
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens
 from lir_agents.ranking.kernels import Kernel, similarities
+from lir_agents.threads import alone, product
 
 __all__ = ["ABSENT", "BLOCK_TOKENS", "Maxima", "maxsim", "meet"]
 
@@ -31,7 +32,7 @@ BLOCK_TOKENS: Final = 24
 
 
 _BLOCKS_AT_ONCE: Final = 2048
-"""Bounds what the products take: about 50,000 tokens at a time."""
+"""About 50,000 tokens: bounds the memory of the products, and what is small enough for one thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Maxima:
             return np.zeros(maxima.shape[1], np.float32)
         if weights is None or not np.any(weights > 0):
             return np.asarray(maxima.mean(axis=0), np.float32)
-        return np.asarray((weights / weights.sum()).astype(np.float32) @ maxima, np.float32)
+        return product((weights / weights.sum()).astype(np.float32), maxima)
 
     def _largest(self, of_blocks: NDArray[np.float32]) -> NDArray[np.float32]:
         out = np.full((len(of_blocks), len(self.offsets) - 1), ABSENT, np.float32)
@@ -109,9 +110,10 @@ def meet(query: NDArray[np.float32], packed: PackedTokens, *, kernel: Kernel | N
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         starts = np.repeat(packed.offsets[:-1], counts) + BLOCK_TOKENS * within
         ends = np.minimum(starts + BLOCK_TOKENS, np.repeat(packed.offsets[1:], counts))
-        for at in range(0, len(starts), _BLOCKS_AT_ONCE):
-            some = slice(at, at + _BLOCKS_AT_ONCE)
-            blocks[:, some] = _block_maxima(query, packed, starts[some], ends[some], kernel)
+        with alone(len(starts) <= _BLOCKS_AT_ONCE):
+            for at in range(0, len(starts), _BLOCKS_AT_ONCE):
+                some = slice(at, at + _BLOCKS_AT_ONCE)
+                blocks[:, some] = _block_maxima(query, packed, starts[some], ends[some], kernel)
     return Maxima(blocks, offsets)
 
 

@@ -16,6 +16,7 @@ _Product: TypeAlias = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.
 
 _BLOCK_ROWS = 8192
 _EXACT_FLOAT32_DIM = 2**24 // 127**2  # up to here a float32 holds every partial sum exactly
+_ROWS_ALONE = 50_000  # fewer take one thread a millisecond or two
 _COLUMNS = 8  # narrower right sides leave the fast kernels of oneDNN: measured 4 times slower
 
 
@@ -30,9 +31,12 @@ def integer_products(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray
 def _by_torch(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
     import torch
 
+    from lir_agents.threads import alone
+
     padded = np.zeros((right.shape[0], -(-right.shape[1] // _COLUMNS) * _COLUMNS), np.int8)
     padded[:, : right.shape[1]] = right
-    product = torch._int_mm(torch.from_numpy(np.ascontiguousarray(left)), torch.from_numpy(padded))
+    with alone(len(left) <= _ROWS_ALONE):
+        product = torch._int_mm(torch.from_numpy(np.ascontiguousarray(left)), torch.from_numpy(padded))
     result: NDArray[np.int32] = product.numpy()[:, : right.shape[1]]
     return result
 

@@ -176,6 +176,7 @@ def test_a_conversation_is_the_same_from_memory_as_from_the_caller(history, told
     assume(len({(turn.role, turn.text) for turn in history}) == len(history))
     now = datetime.now(UTC)
     entries = [entry_of_turn(turn, at=now, expires=now, max_chars=1000) for turn in history]
+    assume(not any("\x00" in turn.text for turn in history))  # kept as another character: no store takes it
     wanted = conversation_of(history, (), ())
     for kept, brought in ((entries, ()), (entries, history), (entries[:cut], history)):
         recalled = Recalled.of(kept, brought)
