@@ -23,6 +23,7 @@ from lir_agents.errors import ConfigError
 __all__ = [
     "AuditSettings",
     "EncoderSettings",
+    "FusionSettings",
     "IngestSettings",
     "MemorySettings",
     "SearchSettings",
@@ -99,6 +100,33 @@ class SearchSettings(_Section):
     )
 
 
+class FusionSettings(_Section):
+    """What each signal counts in a score; None: as shipped (`FusionWeights`, docs/tuning.md).
+
+    The first three are weighed against each other: only their proportions matter.
+    """
+
+    maxsim: float | None = Field(None, ge=0, le=1, description="Late interaction.")
+    dense: float | None = Field(None, ge=0, le=1, description="Cosine of pooled vectors.")
+    lexical: float | None = Field(None, ge=0, le=1, description="BM25.")
+    block: float | None = Field(
+        None, ge=0, le=1, description="Share of the best block beside the whole passage in late interaction."
+    )
+    neighbours: float | None = Field(None, ge=0, le=1, description="Share of what similar candidates score.")
+    context: float | None = Field(
+        None,
+        ge=0,
+        le=0.5,
+        description="Share of the turn read in the light of what was said, in every vector signal.",
+    )
+    context_terms: float | None = Field(
+        None, ge=0, le=1, description="Weight of a word that was said before in BM25, where one of the turn has 1."
+    )
+    tool: float | None = Field(
+        None, ge=0, description="What a tool that is sure adds to a passage that fits, in units of the score."
+    )
+
+
 class MemorySettings(_Section):
     """What a conversation keeps."""
 
@@ -132,6 +160,7 @@ class Settings(BaseSettings):
     encoder: EncoderSettings = EncoderSettings()
     ingest: IngestSettings = IngestSettings()
     search: SearchSettings = SearchSettings()
+    fusion: FusionSettings = FusionSettings()
     memory: MemorySettings = MemorySettings()
     audit: AuditSettings = AuditSettings()
 

@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from langgraph.store.base import BaseStore
 from lir_agents.audit import payloads
 from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
-from lir_agents.config import AuditSettings, EncoderSettings, Settings
+from lir_agents.config import AuditSettings, EncoderSettings, FusionSettings, Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
 from lir_agents.errors import ConfigError, InputError, IntegrityError, StoreError
@@ -31,6 +31,7 @@ from lir_agents.ingest.redact_keeping import VAULT_ACTION, Reveal, VaultFile, Va
 from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
 from lir_agents.policy.guard import open_policy
+from lir_agents.ranking.fusion import FusionWeights
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.layout import IndexLayout
 from lir_agents.stores.lexical import LmdbLexical
@@ -116,6 +117,7 @@ def open_rooms(
             ),
             settings=settings,
             origin=uuid.uuid4().hex,
+            weights=_weights(settings.fusion),
             bindings=tuple(bindings),
         )
         ingestor = Ingestor(
@@ -132,6 +134,18 @@ def open_rooms(
         )
         return Opened(layout.path, rooms, ingestor, keeper, opening.pop_all())
     raise AssertionError("unreachable: the stack either returns or raises")
+
+
+def _weights(settings: FusionSettings) -> FusionWeights:
+    """The weights that ship, with those in place that are set."""
+    weights = replace(FusionWeights(), **settings.model_dump(exclude_none=True))
+    if weights.maxsim + weights.dense + weights.lexical == 0:
+        raise ConfigError(
+            "fusion.maxsim, fusion.dense and fusion.lexical are all 0",
+            setting="fusion",
+            remedy="Give one of them a weight.",
+        )
+    return weights
 
 
 def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:

@@ -56,6 +56,7 @@ class LateInteractionVectorStore(VectorStore):
         access: As in `LateInteractionIndex.open`, for an index opened here.
         encoder: As in `LateInteractionIndex.open`, for an index opened here.
         principal: Who asks. Every index that is not open refuses None.
+        acl: Grants for documents whose metadata names no "acl" of their own.
 
     Raises:
         InputError: Both an index and a directory were given.
@@ -72,6 +73,7 @@ class LateInteractionVectorStore(VectorStore):
         access: Access | None = None,
         encoder: Any = None,
         principal: Principal | None = None,
+        acl: Sequence[str] | None = None,
     ) -> None:
         if embedding_function is not None:
             warnings.warn(
@@ -79,6 +81,7 @@ class LateInteractionVectorStore(VectorStore):
                 stacklevel=2,
             )
         self.principal = principal
+        self.acl = acl
         self._close: Callable[[], Any] = lambda: None
         self._keeps: Any = None
         if index is not None:
@@ -99,7 +102,7 @@ class LateInteractionVectorStore(VectorStore):
 
     def as_principal(self, principal: Principal | None) -> LateInteractionVectorStore:
         """The same documents for somebody else, over the same open index."""
-        store = LateInteractionVectorStore(index=self.index, principal=principal)
+        store = LateInteractionVectorStore(index=self.index, principal=principal, acl=self.acl)
         store._keeps = self  # the index closes with the store that opened it
         return store
 
@@ -133,7 +136,6 @@ class LateInteractionVectorStore(VectorStore):
         cls,
         collection: Any,
         *,
-        acl: Sequence[str] | None = None,
         index: LateInteractionIndex | None = None,
         **kwargs: Any,
     ) -> LateInteractionVectorStore:
@@ -146,16 +148,15 @@ class LateInteractionVectorStore(VectorStore):
 
         Args:
             collection: A `chromadb` collection.
-            acl: Grants for records whose metadata names no "acl" of their own.
             index: As of the constructor.
-            **kwargs: As of the constructor.
+            **kwargs: As of the constructor; `acl` for records whose metadata names no "acl" of their own.
 
         Raises:
             InputError: Records could not be adopted (they hold no text); the message names them. All others are
                 in.
         """
         store = cls(index=index, **kwargs)
-        _require_all(adopt_collection(store.index, collection, acl=acl))
+        _require_all(adopt_collection(store.index, collection, acl=store.acl))
         return store
 
     # ------------------------------------------------------------ documents
@@ -179,11 +180,16 @@ class LateInteractionVectorStore(VectorStore):
         _refuse(kwargs)
         names = _as_many(ids, len(documents), "ids")
         given = [
-            to_document({"id": name or one.id, "text": one.page_content, "metadata": one.metadata})
+            to_document(
+                {"id": name or one.id, "text": one.page_content, "metadata": one.metadata} | self._grants(one)
+            )
             for name, one in zip(names, documents, strict=True)
         ]
         _require_all(self.index.add(given))
         return [str(one.id) for one in given]
+
+    def _grants(self, document: Document) -> dict[str, Any]:
+        return {} if self.acl is None or "acl" in document.metadata else {"acl": list(self.acl)}
 
     def add_texts(
         self,

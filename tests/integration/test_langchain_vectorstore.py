@@ -27,12 +27,17 @@ pytestmark = [
 
 
 class TestStandard(VectorStoreIntegrationTests):
-    """LangChain's own suite, nothing expected to fail."""
+    """LangChain's own suite, nothing expected to fail, with access off and on."""
 
-    @pytest.fixture
-    def vectorstore(self, quick_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]
-        with LateInteractionIndex.open(quick_path / "i.lir", encoder=HashedEncoder()) as index:
-            yield LateInteractionVectorStore(index=index)
+    @pytest.fixture(params=["open", "acl"])
+    def vectorstore(self, request: pytest.FixtureRequest, quick_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]
+        with LateInteractionIndex.open(
+            quick_path / "i.lir", access=request.param, encoder=HashedEncoder()
+        ) as index:
+            governed = request.param == "acl"
+            yield LateInteractionVectorStore(
+                index=index, principal=ALICE if governed else None, acl=["group:staff"] if governed else None
+            )
 
 
 @pytest.fixture
@@ -99,6 +104,17 @@ async def test_access(acl_index: LateInteractionIndex) -> None:
     for refused in (lambda: store.similarity_search(QUERIES[0]), lambda: store.get_by_ids(every)):
         with pytest.raises(AccessDenied):
             refused()
+
+
+def test_what_a_store_adds_is_for_those_it_names(quick_path: Path, encoder: HashedEncoder) -> None:
+    with LateInteractionIndex.open(quick_path / "i.lir", access="acl", encoder=encoder) as index:
+        store = LateInteractionVectorStore(index=index, principal=ALICE, acl=["group:staff"])
+        given = [Document(page_content="The cat sat.", id="cat"), Document(page_content="A dog.", id="dog")]
+        given[1].metadata["acl"] = ["group:guests"]
+        store.add_documents(given)
+        assert [one.id for one in store.get_by_ids(["cat", "dog"])] == ["cat"]
+        assert [one.id for one in store.as_principal(BOB).get_by_ids(["cat", "dog"])] == ["dog"]
+        assert given[0].metadata == {}
 
 
 def test_code_written_for_langchain_chroma_moves_over(tmp_path: Path, encoder: HashedEncoder) -> None:
