@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware.types import (
@@ -118,6 +118,16 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         await asyncio.to_thread(self._remember, who, [Turn("user", text) for text in said])
         return _kept(result)
 
+    def before_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Retrieves once more where the run was interrupted since: what was retrieved is in no checkpoint."""
+        said = self._lost(state)
+        return _kept(self.index.search(**self._asked(said, self._who(runtime)))) if said else None
+
+    async def abefore_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """`before_model`, without blocking the event loop."""
+        said = self._lost(state)
+        return _kept(await self.index.asearch(**self._asked(said, self._who(runtime)))) if said else None
+
     # ------------------------------------------------------------ around the model and its tools
 
     def wrap_model_call(
@@ -163,6 +173,13 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
 
     def _who(self, runtime: Any) -> RetrievalContext:
         return caller(self.index, self.principal, self.thread_id, runtime, checkpointed=True)
+
+    def _lost(self, state: RetrievalState) -> str | None:
+        """The user's last words, where passages for them should be in the state and are not."""
+        if not self.inject or "lir_quoted" in state:
+            return None
+        words = (_text(one) for one in reversed(state["messages"]) if isinstance(one, HumanMessage))
+        return next((text for text in words if text), None)
 
     def _asked(self, query: str, who: RetrievalContext) -> dict[str, Any]:
         return {
@@ -217,8 +234,13 @@ def _answers(state: RetrievalState) -> list[Turn]:
 
 
 def _passage_ids(artifact: list[Any]) -> list[str]:
-    """Of the documents that came out of an index."""
-    return [found.id for found in artifact if isinstance(found, Document) and found.id and "lir" in found.metadata]
+    """Of the documents that came out of an index; mappings where they have been through a checkpoint."""
+    found = [one.model_dump() if isinstance(one, Document) else one for one in artifact]
+    return [
+        one["id"]
+        for one in found
+        if isinstance(one, Mapping) and one.get("id") and "lir" in one.get("metadata", ())
+    ]
 
 
 def _kept(result: SearchResult | None) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMISED = {
     "adopt_chroma_collection": ["it/vpn", "5 documents"],
-    "langchain_agent_memory": ["Use the gateway vpn-b", "The code of your token", "it/vpn#1.0"],
+    "langchain_agent_memory": ["1. it/vpn-linux", "  was 3\n", "tool:my_computer +3.00", "The code of your token"],
     "langchain_rag_citations": ["thirty days", "[hr/leave#1.0] Annual leave, https://handbook.example/hr/leave"],
     "langgraph_support_agent": ["alice> How many days", "bob> How many days"],
     "llama_index_agent_workflow": [

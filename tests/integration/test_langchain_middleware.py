@@ -156,6 +156,30 @@ async def test_passages_are_shown_and_not_kept(index: LateInteractionIndex, mode
     assert [len(entry.passage_ids) for entry in answers] == [3, 3]
 
 
+@pytest.mark.parametrize("inject", [False, True], ids=["searches", "is shown"])
+async def test_an_answer_after_an_interruption_knows_what_it_was_made_from(
+    index: LateInteractionIndex, inject: bool
+) -> None:
+    asks = call("runtime_info") if inject else call("search_documents", query=QUERIES[3], k=2)
+    model = scripted(asks, "Version 22.")
+    agent = create_agent(
+        model,
+        [runtime_info],
+        middleware=[LateInteractionMiddleware(index, k=2, inject=inject, offer_tool=not inject)],
+        context_schema=RetrievalContext,
+        checkpointer=InMemorySaver(),
+        interrupt_after=["tools"],
+    )
+    config: Any = {"configurable": {"thread_id": "t1"}}
+    context = RetrievalContext(ALICE)
+    await agent.ainvoke({"messages": [HumanMessage(QUERIES[3])]}, config, context=context)
+    assert not [entry for entry in recalled(index, ALICE, "t1") if entry.kind == "assistant"]
+    await agent.ainvoke(None, config, context=context)
+    (answer,) = [entry for entry in recalled(index, ALICE, "t1") if entry.kind == "assistant"]
+    assert len(answer.passage_ids) == 2
+    assert any(answer.passage_ids[0] in message.text for message in model.shown[-1])
+
+
 async def test_a_failed_tool_is_remembered_as_failed(index: LateInteractionIndex) -> None:
     from langchain.agents.middleware import wrap_tool_call
 
