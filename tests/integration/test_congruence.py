@@ -10,11 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 
 from lir_agents import LateInteractionIndex, Principal
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
-from lir_agents.langchain import LateInteractionRetriever, LateInteractionSearchTool
+from lir_agents.langchain import (
+    LateInteractionCompressor,
+    LateInteractionMiddleware,
+    LateInteractionRetriever,
+    LateInteractionSearchTool,
+)
 from lir_agents.llama_index import LateInteractionRetriever as NodeRetriever
 from lir_agents.llama_index import LateInteractionToolSpec
 from tests.doors import ALICE, BOB, QUERIES, readers
@@ -143,42 +152,110 @@ def crossings(who: Principal, found: Found) -> set[str]:
     return {name.rpartition("#")[0] for name, _ in found} - may_read(who)
 
 
-ROUNDS = 500
+class Echo(BaseChatModel):
+    """Searches for what the user said last, then says that it did; holds no state of its own."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        last = messages[-1]
+        reply = AIMessage("done") if isinstance(last, ToolMessage) else AIMessage("", tool_calls=[_call(last.text)])
+        return ChatResult(generations=[ChatGeneration(message=reply)])
 
 
-def questions() -> list[tuple[Principal, str, int]]:
+class SharedDoors(Doors):
+    """What two principals share besides: a reranker's cache of token vectors, and an agent with its middleware."""
+
+    def __init__(self, index: LateInteractionIndex) -> None:
+        super().__init__(index)
+        self.compressor = LateInteractionCompressor(encoder=index.rooms.encoder, top_n=K)
+        self.agent: Any = create_agent(
+            Echo(),
+            [],
+            middleware=[LateInteractionMiddleware(index, k=K, inject=True)],
+            context_schema=RetrievalContext,
+        )
+
+    def rerank(self, query: str, who: Principal | None) -> Found:
+        return of_documents(
+            self.compressor.compress_documents(self.retriever.as_principal(who).invoke(query), query)
+        )
+
+    async def rerank_async(self, query: str, who: Principal | None) -> Found:
+        found = await self.retriever.as_principal(who).ainvoke(query)
+        return of_documents(await self.compressor.acompress_documents(found, query))
+
+    def ask_agent(self, query: str, who: Principal | None) -> Found:
+        return self._found(self.agent.invoke({"messages": [("user", query)]}, context=RetrievalContext(who)))
+
+    async def ask_agent_async(self, query: str, who: Principal | None) -> Found:
+        return self._found(await self.agent.ainvoke({"messages": [("user", query)]}, context=RetrievalContext(who)))
+
+    @staticmethod
+    def _found(state: dict[str, Any]) -> Found:
+        (answer,) = [one for one in state["messages"] if isinstance(one, ToolMessage)]
+        return of_documents(answer.artifact)
+
+    @property
+    def sync(self) -> list[Callable[[str, Principal | None], Found]]:
+        return [*super().sync, self.rerank, self.ask_agent]
+
+    @property
+    def asynchronous(self) -> list[Callable[[str, Principal | None], Awaitable[Found]]]:
+        return [*super().asynchronous, self.rerank_async, self.ask_agent_async]
+
+
+CALLS = 1000
+
+
+def questions(doors: int) -> list[tuple[Principal, str, int]]:
     """Who asks what through which door: principals alternate at random, and ask the very same queries."""
     chance = random.Random(11)
-    return [(chance.choice((ALICE, BOB)), chance.choice(QUERIES), chance.randrange(6)) for _ in range(ROUNDS)]
+    return [(chance.choice((ALICE, BOB)), chance.choice(QUERIES), chance.randrange(doors)) for _ in range(CALLS)]
+
+
+def alone(doors: SharedDoors) -> dict[tuple[str, str, int], Found]:
+    """What each gets through each door when nobody else asks."""
+    return {
+        (who.id, query, at): door(query, who)
+        for who in (ALICE, BOB)
+        for query in QUERIES
+        for at, door in enumerate(doors.sync)
+    }
 
 
 def test_threads_of_two_principals_never_cross(acl_index: LateInteractionIndex) -> None:
-    doors = Doors(acl_index)
-    expected = {(who.id, query): doors.engine(query, who) for who in (ALICE, BOB) for query in QUERIES}
+    doors = SharedDoors(acl_index)
+    expected = alone(doors)
 
-    def ask(question: tuple[Principal, str, int]) -> tuple[Principal, str, Found]:
+    def ask(question: tuple[Principal, str, int]) -> Found:
         who, query, door = question
-        return who, query, doors.sync[door](query, who)
+        return doors.sync[door](query, who)
 
+    asked = questions(len(doors.sync))
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, questions()))
-    assert len(answers) == ROUNDS
-    for who, query, found in answers:
+        answers = list(pool.map(ask, asked))
+    for (who, query, door), found in zip(asked, answers, strict=True):
         assert not crossings(who, found)
-        assert found == expected[who.id, query]
+        assert found == expected[who.id, query, door]
 
 
 async def test_tasks_of_two_principals_never_cross(acl_index: LateInteractionIndex) -> None:
-    doors = Doors(acl_index)
-    expected = {(who.id, query): doors.engine(query, who) for who in (ALICE, BOB) for query in QUERIES}
+    doors = SharedDoors(acl_index)
+    expected = alone(doors)
     room = asyncio.Semaphore(16)
 
-    async def ask(who: Principal, query: str, door: int) -> tuple[Principal, str, Found]:
+    async def ask(who: Principal, query: str, door: int) -> Found:
         async with room:
-            return who, query, await doors.asynchronous[door](query, who)
+            return await doors.asynchronous[door](query, who)
 
-    answers = await asyncio.gather(*(ask(*question) for question in questions()))
-    assert len(answers) == ROUNDS
-    for who, query, found in answers:
+    asked = questions(len(doors.asynchronous))
+    answers = await asyncio.gather(*(ask(*question) for question in asked))
+    for (who, query, door), found in zip(asked, answers, strict=True):
         assert not crossings(who, found)
-        assert found == expected[who.id, query]
+        assert found == expected[who.id, query, door]
