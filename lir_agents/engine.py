@@ -64,7 +64,8 @@ class CandidateTable:
         document_ids: The document of each.
         dense: float32 [n], cosine in [-1, 1].
         lexical: float32 [n], BM25, >= 0.
-        maxsim: float32 [n] in [-1, 1].
+        maxsim: float32 [n] in [-1, 1], over the whole passage.
+        block: float32 [n] in [-1, 1], MaxSim over the passage's best block.
     """
 
     rows: Rows
@@ -72,6 +73,7 @@ class CandidateTable:
     dense: NDArray[np.float32]
     lexical: NDArray[np.float32]
     maxsim: NDArray[np.float32]
+    block: NDArray[np.float32]
 
 
 class LateInteractionIndex(GovernedIndex):
@@ -310,6 +312,7 @@ class LateInteractionIndex(GovernedIndex):
             dense=found.dense[kept],
             lexical=found.lexical[kept],
             maxsim=maxima.maxsim(turn.weights)[kept],
+            block=maxima.best_block(turn.weights)[kept],
         )
 
     def explain(self, hit: Hit) -> Explanation:
