@@ -70,6 +70,13 @@ def test_the_first_example_is_fifteen_lines() -> None:
     assert len([line for line in first.splitlines() if line.strip()]) <= 16
 
 
+def test_each_door_is_under_ten_lines() -> None:
+    section = README[README.index("## The other doors") : README.index("## What the conversation")]
+    doors = [match[2] for match in BLOCK.finditer(section) if match[1] == "python"]
+    assert len(doors) == 4
+    assert max(len(body.strip().splitlines()) for body in doors) < 10
+
+
 def test_every_command_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
