@@ -81,7 +81,7 @@ def main() -> None:
 def show(message: AnyMessage, before: dict[str, int]) -> dict[str, int]:
     """One message; under a search its pages, and where each stood in the search before. Returns the places now."""
     if not isinstance(message, ToolMessage):
-        print(message.text or f"  calls {message.tool_calls[0]['name']}")
+        print(message.text or f"  calls {', '.join(wish['name'] for wish in message.tool_calls)}")
         return before
     if not message.artifact:
         print(f"  which says {message.text}")

@@ -14,7 +14,7 @@ from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
-from lir_agents import Principal, ToolSignal, Turn
+from lir_agents import Document, LateInteractionIndex, Principal, ToolSignal, Turn
 from lir_agents.config import MemorySettings
 from lir_agents.memory.session import SessionMemory
 
@@ -284,6 +284,16 @@ def test_what_may_not_be_read_now_is_not_recalled(memory):
         ("from nothing", ()),
     ]
     assert len(memory.recall(ALICE, "t", everything)) == 4
+
+
+def test_an_index_remembers_in_it_and_after_it_was_closed(store, quick_path, encoder):
+    def asked(query: str) -> list[dict[str, float]]:
+        with LateInteractionIndex.open(quick_path / "i.lir", store=store, encoder=encoder) as index:
+            index.add([Document("Bicycles stand behind the house.", id="b"), Document("Soup at noon.", id="s")])
+            return [dict(hit.breakdown) for hit in index.search(query, thread_id="t")]
+
+    assert all("context" not in parts for parts in asked("Where do bicycles stand?"))
+    assert all("context" in parts for parts in asked("And at noon?"))
 
 
 # ---------------------------------------------------------------- many at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -65,6 +66,22 @@ def test_it_runs(
     for promised in PROMISED[name]:
         assert promised in said
     assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "variable", "opened"),
+    [
+        ("_handbook", "chat_model", "LIR_EXAMPLE_MODEL", "langchain.chat_models.init_chat_model"),
+        ("_llama_index_model", "agent_model", "LIR_EXAMPLE_LLM", "_llama_index_model.resolve_llm"),
+    ],
+)
+def test_one_variable_names_a_real_model(
+    module: str, make: str, variable: str, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model = getattr(importlib.import_module(module), make)
+    monkeypatch.setenv(variable, "provider:name")
+    monkeypatch.setattr(opened, lambda name: f"opened {name}")
+    assert make_model("never said") == "opened provider:name"
 
 
 def test_the_support_agent_shows_each_principal_their_own(
