@@ -4,7 +4,8 @@ Two facts measured on all-MiniLM-L6-v2 shape this file (docs/decisions/0004-quer
 any shape spends 4 ms on preparing itself whenever the shape differs from the last one, twice what an 18-token
 query costs: so short rows run one by one in graphs of a fixed length. And one thread is enough for them, because
 reading the weights is what takes the time: so several short rows run at once, a thread each, while long rows and
-batches of documents get all threads together. OpenVINO's idle threads sleep; they do not spin as OpenMP's do.
+batches of documents get all threads together. Two short rows, a turn alone and in the light of its conversation,
+read the weights once between them, with all threads. OpenVINO's idle threads sleep; those of OpenMP spin.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from lir_agents.encoding.model import States, pad
 
 __all__ = ["OpenVinoForward", "openvino", "processor"]
 
-_FIXED_LENGTHS = (32, 64, 96)
+_SHAPES = {1: (32, 64), 2: (48, 80)}
+"""Rows to the lengths that there are graphs for; each is compiled when it is first wanted."""
 _STEP = 16
 """Longer rows are padded to a multiple of this: fewer shapes to prepare for, and the tiles of AMX are as high."""
 _FEW_ROWS = 4
@@ -121,7 +123,7 @@ class OpenVinoForward:
         self._max_tokens = max_tokens
         self._pad_id = pad_id
         self._threads = threads or available_processors()
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[tuple[int, int], _Lane] = {}
         self._compiling = Lock()
 
     def __call__(self, rows: Sequence[NDArray[np.int64]]) -> States:
@@ -136,8 +138,11 @@ class OpenVinoForward:
     def _plan(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[tuple[list[int], int]]:
         """Which rows run together, and padded to what length; 0 or less means a graph of any shape."""
         long = list(range(len(rows)))
+        if len(rows) == 2 and (length := self._fixed(2, max(map(len, rows)))):
+            yield long, length
+            return
         if len(rows) <= _FEW_ROWS:
-            fixed = [next((n for n in _FIXED_LENGTHS if len(row) <= n <= self._max_tokens), 0) for row in rows]
+            fixed = [self._fixed(1, len(row)) for row in rows]
             yield from (([i], length) for i, length in enumerate(fixed) if length)
             long = [i for i in long if not fixed[i]]
         group: list[int] = []
@@ -151,6 +156,10 @@ class OpenVinoForward:
         if group:
             yield group, 0
 
+    def _fixed(self, rows: int, longest: int) -> int:
+        """The length of the graph for so many rows, 0 if there is none."""
+        return next((length for length in _SHAPES[rows] if longest <= length <= self._max_tokens), 0)
+
     def _start(self, rows: Sequence[NDArray[np.int64]], members: list[int], length: int) -> tuple[_Lane, Any]:
         ids, mask = pad([rows[i] for i in members], self._pad_id)
         longest = ids.shape[1]
@@ -158,23 +167,25 @@ class OpenVinoForward:
         if wide > longest:
             room = ((0, 0), (0, wide - longest))
             ids, mask = np.pad(ids, room, constant_values=self._pad_id), np.pad(mask, room)
-        lane = self._lanes.get(length) or self._compile(length)
+        shape = (len(members), length) if length else (0, 0)
+        lane = self._lanes.get(shape) or self._compile(shape)
         return lane, lane.start(ids, mask)
 
-    def _compile(self, length: int) -> _Lane:
+    def _compile(self, shape: tuple[int, int]) -> _Lane:
         with self._compiling:
-            if length not in self._lanes:
+            if shape not in self._lanes:
                 model = _core().read_model(self._source) if isinstance(self._source, Path) else self._source.clone()
-                if length:
-                    model.reshape({port: [1, length] for port in model.inputs})
-                self._lanes[length] = _Lane(_core().compile_model(model, "CPU", self._settings(length)))
-            return self._lanes[length]
+                if shape[0]:
+                    model.reshape({port: list(shape) for port in model.inputs})
+                self._lanes[shape] = _Lane(_core().compile_model(model, "CPU", self._settings(shape)))
+            return self._lanes[shape]
 
-    def _settings(self, length: int) -> dict[str, Any]:
-        streams = min(self._threads, _MOST_STREAMS) if length else 1
+    def _settings(self, shape: tuple[int, int]) -> dict[str, Any]:
+        one_by_one = shape[0] == 1
+        streams = min(self._threads, _MOST_STREAMS) if one_by_one else 1
         return {
             "INFERENCE_PRECISION_HINT": self._precision,
-            "INFERENCE_NUM_THREADS": streams if length else self._threads,
+            "INFERENCE_NUM_THREADS": streams if one_by_one else self._threads,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # pinned threads of several processes end up on the same processors
         }

@@ -19,16 +19,16 @@ __all__ = ["Conversation", "conversation_of", "is_said"]
 _QUESTIONS = 3
 """Earlier questions that lend words to BM25."""
 
-_QUESTION_CHARS = 1200
+_QUESTION_CHARS = 600
 """Characters of a question, from its beginning, that are used: a pasted log costs seconds and adds nothing."""
 
-_ANSWER_CHARS = 1200
-"""Characters of the last answer, from its end, that lend words to BM25."""
+_ANSWER_CHARS = 600
+"""Characters of the last answer, from its beginning, that lend words to BM25."""
 
-_LIGHT_QUESTION_CHARS = 200
-_LIGHT_ANSWER_CHARS = 300
-"""Characters of the last question and of the last answer, from their ends, that the turn is encoded in the light
-of: 800 of the answer rank no better, and encoding them takes twice as long."""
+_LIGHT_QUESTION_CHARS = 100
+_LIGHT_ANSWER_CHARS = 100
+"""Characters of the last question, from its end, and of the last answer, from its beginning, where it says what it
+is about, that the turn is encoded in the light of. More ranks no better and takes longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Conversation:
     def light(self) -> str:
         """What the turn is encoded in the light of; empty when nothing was said."""
         last = [question[-_LIGHT_QUESTION_CHARS:] for question in self.questions[-1:]]
-        last += [answer[-_LIGHT_ANSWER_CHARS:] for answer in self.answers[-1:]]
+        last += [answer[:_LIGHT_ANSWER_CHARS] for answer in self.answers[-1:]]
         return " ".join(last)
 
 
@@ -68,11 +68,11 @@ def conversation_of(
         fresh: What tools answered in this turn, oldest first.
     """
     questions = [turn.text[:_QUESTION_CHARS] for turn in turns if turn.role == "user" and turn.text.strip()]
-    answers = [turn.text[-_ANSWER_CHARS:] for turn in turns if turn.role != "user" and turn.text.strip()]
+    answers = [turn.text[:_ANSWER_CHARS] for turn in turns if turn.role != "user" and turn.text.strip()]
     said = [signal for signal in fresh if is_said(signal)]
     trust = 1.0
     if said:
-        answers.append(str(said[-1].output)[-_ANSWER_CHARS:])
+        answers.append(str(said[-1].output)[:_ANSWER_CHARS])
         trust = said[-1].confidence
     told = [signal for signal in fresh if not signal.error]
     signals = _each_once([*(signal for signal in remembered if not signal.error), *told])

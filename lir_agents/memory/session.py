@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -48,6 +50,9 @@ _PAGE = 1000
 _SLACK = 8
 """Entries kept beyond `max_turns` before the oldest are dropped: pruning costs a delete, and not every turn."""
 
+_THREADS_NOTED = 4096
+"""At most so many threads are known to hold nothing to drop, so that the next write need not look again."""
+
 
 class SessionMemory:
     """Recall, remember, forget: per tenant, principal and thread.
@@ -81,6 +86,8 @@ class SessionMemory:
         self._recording = recording
         self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
         self._scrub = scrub
+        self._tidy: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._noting = threading.Lock()
 
     def over(self, store: BaseStore) -> SessionMemory:
         """The same memory, kept in another store."""
@@ -137,7 +144,10 @@ class SessionMemory:
 
         def work() -> None:
             self._store.batch(puts)
-            self._prune(namespace, now)
+            if namespace in self._tidy:
+                self._note(namespace, tidy=False)
+            else:
+                self._prune(namespace, now)
 
         self._in_time("remember", work)
 
@@ -155,8 +165,10 @@ class SessionMemory:
         """
         namespace = self._namespace(principal, thread_id)
         now = datetime.fromtimestamp(self._clock(), UTC)
+        self._note(namespace, tidy=False)
         entries = self._in_time("recall", lambda: [Entry.from_value(*item) for item in self._items(namespace)])
         kept = [entry for entry in entries if entry.expires > now]
+        self._note(namespace, tidy=len(kept) == len(entries) < self._settings.max_turns + _SLACK)
         kept = kept[-self._settings.max_turns :] if self._settings.max_turns else []
         named = list(dict.fromkeys(name for entry in kept for name in entry.passage_ids))
         allowed = readable(named) if named else set()
@@ -219,6 +231,14 @@ class SessionMemory:
         """Keys and values of a thread, oldest first. A search is by prefix; this very namespace is meant."""
         items = self._store.search(namespace, limit=max(_PAGE, 10 * (self._settings.max_turns + _SLACK)))
         return sorted(((item.key, item.value) for item in items if item.namespace == namespace), key=_by_key)
+
+    def _note(self, namespace: tuple[str, ...], *, tidy: bool) -> None:
+        with self._noting:
+            self._tidy.pop(namespace, None)
+            if tidy:
+                self._tidy[namespace] = None
+            while len(self._tidy) > _THREADS_NOTED:
+                self._tidy.popitem(last=False)
 
     def _prune(self, namespace: tuple[str, ...], now: datetime) -> None:
         items = self._items(namespace)

@@ -179,7 +179,7 @@ class LmdbLexical:
                 part += tf
                 np.divide(tf, part, out=part)
                 part *= np.float32(weight * scope.idf(len(rows)))
-                np.add.at(scores, rows, part)
+                scores[rows] += part  # a term lists a row once
         return scores
 
     def scores_for_text(self, text: str, allowed: RowMask) -> NDArray[np.float32]:
