@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.errors import (
     AccessDenied,
     BudgetExceeded,
@@ -32,7 +33,6 @@ from lir_agents.types import (
     Principal,
     SearchResult,
     StageCoverage,
-    ToolBinding,
     ToolSignal,
     Turn,
 )
@@ -62,6 +62,7 @@ __all__ = [
     "IntegrityError",
     "LateInteractionIndex",
     "LirError",
+    "MetadataSignal",
     "MissingExtra",
     "Overloaded",
     "Principal",

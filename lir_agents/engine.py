@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
 from lir_agents.audit.log import AuditLog
+from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError
@@ -36,7 +37,6 @@ from lir_agents.types import (
     Hit,
     Principal,
     SearchResult,
-    ToolBinding,
     ToolSignal,
     Turn,
     register_explainer,
@@ -104,6 +104,7 @@ class LateInteractionIndex(GovernedIndex):
         encoder: str | Path | Encoder | None = None,
         settings: Settings | None = None,
         bindings: Sequence[ToolBinding] = (),
+        signals: Sequence[MetadataSignal] = (),
         store: BaseStore | None = None,
         redactor: Redactor | Literal[True] | None = None,
         vault: VaultFile | None = None,
@@ -119,6 +120,7 @@ class LateInteractionIndex(GovernedIndex):
                 a path or hub name of a sentence-transformers model, or an `Encoder`.
             settings: None reads the environment and lir.toml.
             bindings: How fields of tool outputs speak of documents.
+            signals: What documents' own metadata says for them: that they are recent, or of a preferred kind.
             store: Any LangGraph `BaseStore` for session memory; None: an SQLite file in the index directory.
             redactor: Replaces what must not be stored (e-mail addresses, card numbers, keys, …) by placeholders,
                 before any store, vector or log sees a document. True: the built-in recognisers; or a `Redactor`
@@ -141,6 +143,7 @@ class LateInteractionIndex(GovernedIndex):
                 encoder=encoder,
                 settings=settings or load_settings(),
                 bindings=bindings,
+                signals=signals,
                 store=store,
                 redactor=redactor,
                 vault=vault,

@@ -17,6 +17,7 @@ from langgraph.store.base import BaseStore
 from lir_agents.audit import payloads
 from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
+from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import AuditSettings, EncoderSettings, FusionSettings, Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
@@ -38,7 +39,7 @@ from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.lock import IndexLock
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
-from lir_agents.types import AddReport, Decision, Principal, ToolBinding, ToolSignal, Turn
+from lir_agents.types import AddReport, Decision, Principal, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "open_rooms"]
 
@@ -63,6 +64,7 @@ def open_rooms(
     encoder: str | Path | Encoder | None,
     settings: Settings,
     bindings: Sequence[ToolBinding],
+    signals: Sequence[MetadataSignal],
     store: BaseStore | None,
     redactor: Redactor | Literal[True] | None,
     vault: VaultFile | None,
@@ -119,6 +121,7 @@ def open_rooms(
             origin=uuid.uuid4().hex,
             weights=_weights(settings.fusion),
             bindings=tuple(bindings),
+            signals=tuple(signals),
         )
         ingestor = Ingestor(
             catalog=catalog,

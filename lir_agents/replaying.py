@@ -129,7 +129,8 @@ def _ask_again(rooms: Rooms, event: RecordedEvent, epoch: int) -> list[ReplayedH
     asker = principal_in(sealed, id=event.principal_id, tenant=event.tenant)
     request = Request(_kept(event, "query"), event.payload["k"], _kept(event, "filter"), as_of=epoch)
     scope: AccessScope = rooms.policy.authorize(asker, "search")
-    found = find(rooms, request, scope, conversation_in(sealed))
+    asked_at = datetime.fromisoformat(event.clock).timestamp()
+    found = find(rooms, request, scope, conversation_in(sealed), now=asked_at)
     boosts = found.evidence.boosts
     ranked = rank(rooms, found.turn, found.candidates, context=found.context, boosts=boosts)
     hits = surface(rooms, request, scope, found.view, ranked)

@@ -29,7 +29,6 @@ __all__ = [
     "Principal",
     "SearchResult",
     "StageCoverage",
-    "ToolBinding",
     "ToolSignal",
     "Turn",
 ]
@@ -170,27 +169,6 @@ class ToolSignal:
             raise InputError(
                 f"is {self.confidence!r}", field="tool_signal.confidence", remedy="Use a number in [0, 1]."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class ToolBinding:
-    """How a field of a tool's output speaks of documents.
-
-    Args:
-        tool: The tool's name.
-        field: The field of its output, dotted for nested ones.
-        metadata_key: The document metadata that the field's value is compared with.
-        mode: "boost" adds evidence to documents whose metadata equals the value; "require" drops the others.
-    """
-
-    tool: str
-    field: str
-    metadata_key: str
-    mode: Literal["boost", "require"] = "boost"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("boost", "require"):
-            raise InputError(f"is {self.mode!r}", field="binding.mode", remedy='Use "boost" or "require".')
 
 
 # ---------------------------------------------------------------- what is stored

@@ -15,9 +15,10 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
+from lir_agents.bindings import ToolBinding
 from lir_agents.cli import console, render
 from lir_agents.config import IngestSettings, Settings
-from lir_agents.types import ToolBinding, ToolSignal
+from lir_agents.types import ToolSignal
 
 if TYPE_CHECKING:
     from lir_agents.engine import LateInteractionIndex

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lir_agents.bindings import ToolBinding
 from lir_agents.errors import InputError, LirError
 from lir_agents.evaluation.layout import (
     Judgements,
@@ -16,7 +17,7 @@ from lir_agents.evaluation.layout import (
     read_qrels,
     split_names,
 )
-from lir_agents.types import Document, Filter, Principal, ToolBinding, ToolSignal, Turn
+from lir_agents.types import Document, Filter, Principal, ToolSignal, Turn
 
 __all__ = ["Dataset", "EvalQuery", "principal_of"]
 

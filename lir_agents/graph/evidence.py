@@ -1,9 +1,10 @@
-"""From what tools answered to evidence about documents: boosts, requirements, named documents.
+"""From what tools answered, and what documents' metadata says, to evidence: boosts, requirements, named documents.
 
 A field of a tool's output speaks of documents through a `ToolBinding`, or by naming them (`document_id(s)`,
 `passage_id(s)`). Only what the scope already allows can be boosted; nothing here can widen it. Confidence c counts
 as `max(0, 2c - 1)`: a claim that is more likely wrong than right moves nothing. Of several answers of one tool on
 one field, each older one counts half as much as the next newer one, and each has its own part in the breakdown.
+A `MetadataSignal` (recency, preferred kinds) speaks the same way, of what was found; it looks for nothing itself.
 """
 
 from __future__ import annotations
@@ -12,22 +13,30 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from lir_agents.arrays import RowMask
+from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.rooms import Rooms
 from lir_agents.memory.records import clean
 from lir_agents.stores.columns import Snapshot
-from lir_agents.types import ToolBinding, ToolSignal
+from lir_agents.types import ToolSignal
 
 __all__ = ["Boost", "Evidence", "evidence_of"]
 
 _OLDER = 0.5
 _MOST = 1000
 """Values or names that are read of one field: an answer of megabytes must not cost a search minutes."""
+
+_STEPS = 8
+"""Steps of half a half-life in which recency fades."""
+
+_FIRST_MOMENT = -62_135_596_800.0
+"""The first second of the year 1: before it no date is written."""
 
 _NAMING = ("document_id", "document_ids", "passage_id", "passage_ids")
 
@@ -37,14 +46,17 @@ class Boost:
     """Evidence for some passages.
 
     Attributes:
-        label: Its part of the breakdown: "tool:NAME", older answers "tool:NAME@-1", "tool:NAME@-2", ….
+        label: Its part of the breakdown: "tool:NAME", older answers "tool:NAME@-1", "tool:NAME@-2", …; or
+            "metadata:KEY".
         strength: What it adds to a score, > 0.
         rows: The passages it speaks for: bool [max_row + 1], within the scope.
+        seeks: Whether these passages are also looked for, or only lifted where they are found.
     """
 
     label: str
     strength: float
     rows: RowMask
+    seeks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ class Evidence:
     """What the tools say about the passages in view.
 
     Attributes:
-        boosts: Newest first.
+        boosts: Those of tools, newest first, then those of metadata.
         required: Passages that every requirement lets through; None where nothing is required.
     """
 
@@ -60,14 +72,17 @@ class Evidence:
     required: RowMask | None = None
 
 
-def evidence_of(rooms: Rooms, conversation: Conversation, snapshot: Snapshot, allowed: RowMask) -> Evidence:
-    """Reads tools' answers as evidence.
+def evidence_of(
+    rooms: Rooms, conversation: Conversation, snapshot: Snapshot, allowed: RowMask, now: float
+) -> Evidence:
+    """Reads tools' answers and metadata as evidence.
 
     Args:
         rooms: The open rooms, with the bindings.
         conversation: Its `signals`.
         snapshot: The state that `allowed` comes from.
         allowed: What the scope and the filter allow.
+        now: When the search was asked, in seconds since 1970: what recency is measured from.
     """
     boosts: list[Boost] = []
     required: RowMask | None = None
@@ -84,7 +99,33 @@ def evidence_of(rooms: Rooms, conversation: Conversation, snapshot: Snapshot, al
             elif trust > 0:
                 label = f"tool:{signal.tool}" + (f"@-{age}" if age else "")
                 boosts.append(Boost(label, rooms.weights.tool * trust * _OLDER**age, rows & allowed))
+    boosts += [
+        boost for signal in rooms.signals for boost in _said_by_metadata(rooms, signal, snapshot, allowed, now)
+    ]
     return Evidence(tuple(boosts), required)
+
+
+def _said_by_metadata(
+    rooms: Rooms, signal: MetadataSignal, snapshot: Snapshot, allowed: RowMask, now: float
+) -> Iterator[Boost]:
+    key, half_life = signal.metadata_key, signal.half_life_days
+    if half_life is None:
+        rows = _matching(rooms, key, list(signal.prefer), snapshot)
+        yield Boost(signal.label, signal.strength, rows & allowed, seeks=False)
+        return
+    worth = [signal.strength * 2.0 ** (-step / 2) for step in range(_STEPS + 1)]
+    for step in range(_STEPS):
+        since = now - (step + 1) / 2 * half_life * 86_400
+        rows = rooms.catalog.match({"$or": list(_not_before(key, since))}, snapshot=snapshot)
+        # Whoever is younger is counted in every later step too: so what a step adds is a difference, the last all.
+        added = worth[step] - (worth[step + 1] if step + 1 < _STEPS else 0.0)
+        yield Boost(signal.label, added, rows & allowed, seeks=False)
+
+
+def _not_before(key: str, moment: float) -> Iterator[dict[str, Any]]:
+    yield {key: {"$gte": moment}}
+    if moment >= _FIRST_MOMENT:
+        yield {key: {"$gte": datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}}
 
 
 def _spoken_of(rooms: Rooms, signal: ToolSignal, snapshot: Snapshot) -> Iterator[tuple[str, str, RowMask]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from lir_agents.graph.candidates import View, find_candidates, look_at, read_in_context
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.evidence import evidence_of
@@ -14,8 +16,17 @@ from lir_agents.policy.base import AccessScope
 __all__ = ["find"]
 
 
-def find(rooms: Rooms, request: Request, scope: AccessScope, conversation: Conversation) -> Found:
+def find(
+    rooms: Rooms, request: Request, scope: AccessScope, conversation: Conversation, *, now: float | None = None
+) -> Found:
     """Encodes the turn once, alone and in context, and takes candidates within the scope.
+
+    Args:
+        rooms: The open rooms.
+        request: What is asked.
+        scope: What may be read.
+        conversation: What was said before.
+        now: When it is asked, in seconds since 1970; None: at this moment.
 
     Raises:
         InputError: The filter is malformed, or `as_of` lies outside the index's history.
@@ -23,11 +34,11 @@ def find(rooms: Rooms, request: Request, scope: AccessScope, conversation: Conve
     """
     with refusals_recorded(rooms, scope.principal):
         view = look_at(rooms, request, scope)
-    evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed)
+    evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed, time.time() if now is None else now)
     if evidence.required is not None:
         view = View(view.snapshot, view.allowed & evidence.required)
     turn, context = read_in_context(rooms, request.query, conversation, view)
     depth = max(rooms.settings.search.first_stage_k, request.k)
-    boosted = [boost.rows for boost in evidence.boosts]
+    boosted = [boost.rows for boost in evidence.boosts if boost.seeks]
     candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted)
     return Found(view, conversation, turn, context, evidence, candidates)

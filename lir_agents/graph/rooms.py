@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from lir_agents.audit.log import AuditLog
+from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.ingest.compose import Composer
@@ -15,7 +16,6 @@ from lir_agents.policy.base import Policy
 from lir_agents.ranking.fusion import FusionWeights
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
-from lir_agents.types import ToolBinding
 
 __all__ = ["HasRooms", "Rooms"]
 
@@ -27,6 +27,7 @@ class Rooms:
     Attributes:
         origin: Names the open index in the hits that it gives out.
         bindings: How fields of tool outputs speak of documents.
+        signals: What documents' own metadata says for them.
     """
 
     catalog: Catalog
@@ -42,6 +43,7 @@ class Rooms:
     origin: str
     weights: FusionWeights = field(default_factory=FusionWeights)
     bindings: Sequence[ToolBinding] = ()
+    signals: Sequence[MetadataSignal] = ()
 
 
 @runtime_checkable

@@ -127,7 +127,7 @@ def record_event(
 def settings_digest(rooms: Rooms) -> str:
     """Hex sha256 of every setting that an order depends on."""
     global _digested
-    parts = (rooms.settings.search, rooms.weights, rooms.bindings)
+    parts = (rooms.settings.search, rooms.weights, rooms.bindings, rooms.signals)
     known, digest = _digested
     if len(known) != len(parts) or any(one is not other for one, other in zip(known, parts, strict=True)):
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()
