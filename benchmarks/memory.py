@@ -16,6 +16,7 @@ CONVERSATIONS = ("mtrag_clapnq", "mtrag_cloud", "mtrag_fiqa", "mtrag_govt")
 SCOPED = ("locomo", "beam_100k")
 VERSIONED = ("nodejs_versions",)
 _SEED = 20_250_101
+_DRAWS = 8
 _WRONG_CONFIDENCE = 0.2
 
 
@@ -94,20 +95,27 @@ def _spliced(
 ) -> dict[str, Any] | None:
     """Stand-alone turns right after a conversation from another collection: what memory costs at a topic shift.
 
-    Two kinds of turns: the first ones of their conversations, as they were said, and every turn in a person's
-    stand-alone wording, which is what a user who changes the topic has to say.
+    Two kinds of turns: the first ones of their conversations, as they were said, each after several conversations,
+    because there are few of them; and every turn in a person's stand-alone wording, which is what a user who changes
+    the topic has to say.
     """
     if not foreign:
         return None
     draw = random.Random(_SEED)
-    first = [replace(query, history=draw.choice(foreign)) for query in dataset.queries if not query.history]
+    opening = [query for query in dataset.queries if not query.history]
+    first = [
+        replace(query, id=f"{query.id} {number}", history=draw.choice(foreign))
+        for query in opening
+        for number in range(_DRAWS)
+    ]
+    judged = {query.id: dataset.qrels.get(query.id.rsplit(" ", 1)[0], {}) for query in first}
     alone = [
         replace(query, text=query.rewrite or query.text, history=draw.choice(foreign)) for query in dataset.queries
     ]
     systems = {"off": as_system(index.search, memory=False), "on": as_system(index.search)}
     return {
-        kind: _on_and_off(replace(dataset, queries=tuple(queries)), systems)
-        for kind, queries in (("first turns", first), ("stand-alone turns", alone))
+        kind: _on_and_off(replace(dataset, queries=tuple(queries), qrels=qrels), systems)
+        for kind, queries, qrels in (("first turns", first, judged), ("stand-alone turns", alone, dataset.qrels))
         if queries
     }
 
