@@ -14,6 +14,7 @@ SETS = ("scifact", "cranfield", "cisi", "med", *CONVERSATIONS, *SCOPED, *VERSION
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "maxsim": {"maxsim": 0.0},
+    "best block": {"block": 0.0},
     "dense": {"dense": 0.0},
     "lexical": {"lexical": 0.0},
     "neighbours": {"neighbours": 0.0},
@@ -26,7 +27,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 """Signal to the weights that take it out of the score. Candidates still come from both first-stage lists."""
 
-_CONVERSATION = ("context", "context vectors", "context terms", "topic gate")
+_CONVERSATION = ("context", "context vectors", "context terms")
 
 
 def run(bench: Bench) -> None:

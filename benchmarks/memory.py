@@ -95,9 +95,9 @@ def _spliced(
 ) -> dict[str, Any] | None:
     """Stand-alone turns right after a conversation from another collection: what memory costs at a topic shift.
 
-    Two kinds of turns: the first ones of their conversations, as they were said, each after several conversations,
-    because there are few of them; and every turn in a person's stand-alone wording, which is what a user who changes
-    the topic has to say.
+    Two kinds of turns: the first ones of their conversations, as they were said, each after several conversations
+    because there are few of them; and every turn in a person's stand-alone wording, which is what a user who
+    changes the topic has to say.
     """
     if not foreign:
         return None
