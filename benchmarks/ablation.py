@@ -23,11 +23,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "context": {"context": 0.0, "context_terms": 0.0},
     "context vectors": {"context": 0.0},
     "context terms": {"context_terms": 0.0},
+    "completeness": {"context_of_complete": 1.0},
     "tools": {"tool": 0.0},
 }
 """Signal to the weights that take it out of the score. Candidates still come from both first-stage lists."""
 
-_CONVERSATION = ("context", "context vectors", "context terms")
+_CONVERSATION = ("context", "context vectors", "context terms", "completeness")
 
 
 def run(bench: Bench) -> None:

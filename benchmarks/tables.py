@@ -68,8 +68,8 @@ in the paired randomisation test. Written by `python -m benchmarks tables` from 
 
 What the rows mean: `token weights`, every query token counts alike; `prior`, mean and spread of each signal are
 taken from the candidates alone; `context vectors`, the turn is not read again in the light of the conversation;
-`context terms`, the conversation lends no words to BM25; `best block`, MaxSim looks at whole passages only. How the
-weights were chosen: [tuning.md](tuning.md).
+`context terms`, the conversation lends no words to BM25; `completeness`, context counts in full also for turns of
+many words; `best block`, MaxSim looks at whole passages only. How the weights were chosen: [tuning.md](tuning.md).
 """
 
 

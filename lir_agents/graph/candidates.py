@@ -157,14 +157,16 @@ def read_in_context(
     Returns:
         The turn's reading, and the context; None where nothing was said that may be trusted.
     """
-    light, weights = conversation.light, rooms.weights
-    if not light or conversation.trust == 0.0:
+    light, weights, counts = conversation.light, rooms.weights, conversation.trust
+    if not light or counts == 0.0:
         return read_query(rooms, query, view), None
     turn, lit = rooms.encoder.encode_queries([QueryText(query), QueryText(query, light)])
     reading = read_query(rooms, query, view, turn)
-    terms = _conversation_terms(rooms, conversation, weights.context_terms * conversation.trust)
+    if len(dict(reading.terms)) >= weights.complete_terms:
+        counts *= weights.context_of_complete
+    terms = _conversation_terms(rooms, conversation, weights.context_terms * counts)
     in_context = Reading(lit, terms, reading.weights, reading.lexical_ceiling)
-    return reading, Context(in_context, weights.context * conversation.trust)
+    return reading, Context(in_context, weights.context * counts)
 
 
 def _conversation_terms(rooms: Rooms, conversation: Conversation, weight: float) -> tuple[tuple[str, float], ...]:

@@ -4,7 +4,8 @@ The turn is never concatenated with its history (measured: that hurts, docs/tuni
 second time in the light of the last exchange, and only its own token vectors score (ZeCo², arXiv:2204.10613);
 words of the conversation join BM25 at a fraction of a turn's own weight. No gate looks for a change of topic: turns
 that resemble the conversation least ("and how much is it?") gain most from it, and a turn that opens a new topic
-loses nothing by being read after the old one (both measured there).
+loses nothing by being read after the old one (both measured there). A turn of many words is complete by itself, and
+context counts half for it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class FusionWeights:
         neighbour_count: How many neighbours speak for a passage.
         context: Share of the context beside the turn in every signal, in [0, .5]: the turn keeps at least half.
         context_terms: Weight of a term of the conversation in BM25, where a term of the turn has 1.
+        complete_terms: Different terms from which a turn says by itself what it is about, >= 1.
+        context_of_complete: How much of its context counts for such a turn, in [0, 1].
         tool: What full confidence in a tool's answer adds to a passage that fits it, in units of the score.
         prior_count: Candidates that the priors are worth, `n0`.
         prior_mean, prior_std: Mean and spread `s0` to expect of each signal: medians over the queries of the
@@ -61,6 +63,8 @@ class FusionWeights:
     neighbour_count: int = 10
     context: float = 0.5
     context_terms: float = 0.35
+    complete_terms: int = 5
+    context_of_complete: float = 0.5
     tool: float = 3.0
     prior_count: float = 10.0
     prior_mean: Mapping[str, float] = field(default_factory=lambda: {"maxsim": 0.4, "dense": 0.36, "lexical": 0.14})
