@@ -100,7 +100,6 @@ def record_event(
     Raises:
         StoreError: It could not be recorded; the caller must return nothing.
     """
-    generation = rooms.catalog.generation()
     event = payloads.retrieval(
         context.principal,
         query=request.query,
@@ -109,7 +108,7 @@ def record_event(
         candidates=candidates,
         k=request.k,
         coverage=coverage,
-        generation=generation.fingerprint if generation else "",
+        generation=rooms.encoder.fingerprint,
         index_epoch=found.view.snapshot.epoch,
         filter=request.filter,
         thread_id=context.thread_id,
