@@ -138,8 +138,8 @@ def _locked(directory: Path, holder: dict[str, str | int]) -> IndexLocked:
     since = f" since {holder['since']}" if "since" in holder else ""
     return IndexLocked(
         f"{directory} is open in {who}{since}",
-        store="lock",
-        operation="lock",
+        store="index",
+        operation="open",
         retryable=True,
         remedy=remedy,
     )
