@@ -15,6 +15,7 @@ PUBLIC = (
     "lir_agents.config",
     "lir_agents.graph.build",
     "lir_agents.graph.context",
+    "lir_agents.langchain.adopt",
     "lir_agents.langchain.compressor",
     "lir_agents.langchain.middleware",
     "lir_agents.langchain.retriever",

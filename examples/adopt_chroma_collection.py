@@ -1,4 +1,4 @@
-"""An existing Chroma collection, adopted: same ids, texts and metadata, ranked by late interaction from now on.
+"""An existing Chroma collection, adopted: same ids, texts, metadata and vectors, and token vectors from now on.
 
 Run it:  python examples/adopt_chroma_collection.py
 """
@@ -11,19 +11,22 @@ from pathlib import Path
 import chromadb
 from _handbook import DOCUMENTS
 from chromadb.api.models.Collection import Collection
+from langchain_core.embeddings import DeterministicFakeEmbedding
 
 from lir_agents import LateInteractionIndex
-from lir_agents.langchain import LateInteractionVectorStore
+from lir_agents.langchain import LateInteractionVectorStore, adopted_encoder
+
+EMBEDDING = DeterministicFakeEmbedding(size=64)  # stands in for the one that filled your collection
 
 
 def existing_collection(folder: Path) -> Collection:
-    """Stands in for the collection that you have; its vectors may be of any model."""
+    """Stands in for the collection that you have."""
     collection = chromadb.PersistentClient(str(folder)).create_collection("handbook")
     collection.add(
         ids=[str(document.id) for document in DOCUMENTS],
         documents=[document.text for document in DOCUMENTS],
         metadatas=[{"title": document.title, **document.metadata} for document in DOCUMENTS],
-        embeddings=[[float(number), 1.0] for number in range(len(DOCUMENTS))],
+        embeddings=EMBEDDING.embed_documents([document.text for document in DOCUMENTS]),  # type: ignore[arg-type]
     )
     return collection
 
@@ -31,7 +34,8 @@ def existing_collection(folder: Path) -> Collection:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         collection = existing_collection(Path(folder) / "chroma")
-        with LateInteractionIndex.open(Path(folder) / "handbook.lir") as index:
+        path = Path(folder) / "handbook.lir"
+        with LateInteractionIndex.open(path, encoder=adopted_encoder(EMBEDDING)) as index:
             store = LateInteractionVectorStore.from_chroma(collection, index=index)
             for document, score in store.similarity_search_with_score("how do I work from home?", k=2):
                 print(f"{document.id}  {score:+.2f}  {document.metadata}")

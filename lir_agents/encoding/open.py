@@ -83,5 +83,5 @@ def _folder(spec: str) -> Path:
     raise InputError(
         f"{spec!r} is no folder of a model",
         field="encoder",
-        remedy="Give the folder of a saved model, or a hub name such as organisation/model.",
+        remedy="Give the folder of a saved model, a hub name such as organisation/model, or the Encoder itself.",
     )

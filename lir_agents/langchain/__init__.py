@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lir_agents.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from lir_agents.langchain.adopt import adopted_encoder
     from lir_agents.langchain.compressor import LateInteractionCompressor
     from lir_agents.langchain.middleware import LateInteractionMiddleware
     from lir_agents.langchain.retriever import LateInteractionRetriever
@@ -23,6 +24,7 @@ __all__ = [
     "LateInteractionRetriever",
     "LateInteractionSearchTool",
     "LateInteractionVectorStore",
+    "adopted_encoder",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "LateInteractionRetriever": "retriever",
     "LateInteractionSearchTool": "tool",
     "LateInteractionVectorStore": "vectorstore",
+    "adopted_encoder": "adopt",
 }
 
 

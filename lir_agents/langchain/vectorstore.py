@@ -21,7 +21,7 @@ from lir_agents.encoding.base import QueryText
 from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import InputError
 from lir_agents.ingest.adapters import to_document
-from lir_agents.langchain.adopt import adopt_collection
+from lir_agents.langchain.adopt import adopt_collection, adopted_encoder, require_adoptable
 from lir_agents.langchain.caller import ambient_runtime, caller
 from lir_agents.opening import Access
 from lir_agents.types import AddReport, Filter, Hit, Principal, SearchResult
@@ -136,27 +136,52 @@ class LateInteractionVectorStore(VectorStore):
         cls,
         collection: Any,
         *,
+        embedding: Embeddings | None = None,
         index: LateInteractionIndex | None = None,
+        reencode: bool = False,
         **kwargs: Any,
     ) -> LateInteractionVectorStore:
-        """A store that adopts an existing Chroma collection: its ids, texts and metadata.
+        """A store that adopts an existing Chroma collection: its ids, texts, metadata and vectors.
 
-        Vectors are not taken over. They are another model's, or at best cover half of what is needed: the token
-        vectors come from one forward pass that gives the pooled vector as well, so copying would save nothing, and
-        vectors of two encoders never meet in an index. The collection is only read; adopting it again adds what
-        is new, updates what changed and encodes nothing else.
+        With `embedding`, a record that fits one passage keeps the vector that the collection holds of it, scaled to
+        length one (the first stage goes by cosine, whatever distance the collection uses); the encoder adds its
+        token vectors. The embedding is asked for queries, for the passages of longer records, and for what is added
+        later. A redacted record is embedded anew. Records of equal text and title share one vector, the first.
+
+        Without it the index's own encoder gives pooled and token vectors in one forward pass. Where the collection
+        was filled with that same model nothing is lost by it, and a few records are tried to see whether it was;
+        where it was not, this is refused, unless `reencode` says that the collection's vectors may stay behind.
+
+        The collection is only read; adopting it again adds what is new, updates what changed (a text or metadata; a
+        vector alone is no change) and encodes nothing else. To open the index again, call this again, or pass
+        ``encoder=adopted_encoder(embedding)`` to the constructor or to `LateInteractionIndex.open`: an index whose
+        vectors are of two models opens with both and not otherwise.
 
         Args:
             collection: A `chromadb` collection.
-            index: As of the constructor.
-            **kwargs: As of the constructor; `acl` for records whose metadata names no "acl" of their own.
+            embedding: What the collection was filled with.
+            index: As of the constructor; to adopt vectors, it was opened with an `adopted_encoder`.
+            reencode: Leave the collection's vectors behind, whatever they are.
+            **kwargs: As of the constructor; `encoder` gives the token vectors, `acl` is for records whose metadata
+                names no "acl" of their own.
 
         Raises:
-            InputError: Records could not be adopted (they hold no text); the message names them. All others are
-                in.
+            InputError: `embedding`: it is missing, or not the one that the collection was filled with. `index`: it
+                was opened with an encoder that adopts no vectors. `documents`: records could not be adopted (they
+                hold no text or no vector); the message names them, and all others are in.
+            IntegrityError: The directory's index was made with another encoder or embedding.
         """
+        if embedding is not None and reencode:
+            raise InputError("was given beside embedding", field="reencode", remedy="Give one.")
+        if embedding is not None and index is None:
+            kwargs["encoder"] = adopted_encoder(embedding, encoder=kwargs.get("encoder"))
         store = cls(index=index, **kwargs)
-        _require_all(adopt_collection(store.index, collection, acl=store.acl))
+        try:
+            require_adoptable(store.index, collection, embedding, reencode=reencode)
+            _require_all(adopt_collection(store.index, collection, acl=store.acl, reencode=reencode))
+        except BaseException:
+            store.close()
+            raise
         return store
 
     # ------------------------------------------------------------ documents

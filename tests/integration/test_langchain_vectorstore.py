@@ -178,7 +178,7 @@ def test_adopting_a_chroma_collection(tmp_path: Path, encoder: HashedEncoder) ->
     before = collection.get(include=["documents", "metadatas", "embeddings"])
     path = tmp_path / "pets.lir"
     with LateInteractionIndex.open(path, encoder=encoder) as index:
-        store = LateInteractionVectorStore.from_chroma(collection, index=index)
+        store = LateInteractionVectorStore.from_chroma(collection, index=index, reencode=True)
         assert index.stats()["documents"] == many
         (found,) = store.get_by_ids(["pet-1202"])
         assert (found.page_content, found.metadata) == (texts[1202], {"n": 1202, "even": True})
@@ -189,7 +189,7 @@ def test_adopting_a_chroma_collection(tmp_path: Path, encoder: HashedEncoder) ->
         assert len(encoder.documents) == 1, "what has not changed is not encoded again"
         collection.add("vector-only", [1.0, 1.0, 1.0])
         with pytest.raises(InputError, match="vector-only: the record holds a vector and no text"):
-            LateInteractionVectorStore.from_chroma(collection, index=index)
+            LateInteractionVectorStore.from_chroma(collection, index=index, reencode=True)
     after = collection.get(ids=before["ids"], include=["embeddings", "metadatas"])
     assert after["metadatas"] == before["metadatas"]
 
@@ -199,6 +199,6 @@ def test_adopting_under_access(tmp_path: Path, quick_path: Path, encoder: Hashed
     own: Any = [{"acl": ["group:guests"]}, {"n": 1}]
     collection.add(["his", "hers"], [[1.0], [2.0]], own, ["The cat sat.", "The cat left."])
     with LateInteractionIndex.open(quick_path / "i.lir", access="acl", encoder=encoder) as index:
-        store = LateInteractionVectorStore.from_chroma(collection, index=index, acl=["group:staff"])
+        store = LateInteractionVectorStore.from_chroma(collection, index=index, acl=["group:staff"], reencode=True)
         assert [found.id for found in store.as_principal(ALICE).similarity_search("cat")] == ["hers"]
         assert [found.id for found in store.as_principal(BOB).similarity_search("cat")] == ["his"]
