@@ -1,9 +1,9 @@
 """The graph's state: what goes in, what comes out, and what stays inside one run.
 
-Everything but `documents` lives in `UntrackedValue` channels: it is there for the run and in no checkpoint of a step.
-So arrays stay out of checkpoints, and what one turn was asked (its filter, its tool outputs) does not leak into the
-next turn of the same thread. What is put in is kept by LangGraph itself, as it is for every graph: the checkpoint
-before the first step holds the input.
+Everything but `documents` lives in `UntrackedValue` channels: it is there for the run and in no checkpoint of a
+step. So arrays stay out of checkpoints, and what one turn was asked (its filter, its tool outputs) does not leak
+into the next turn of the same thread. What is put in is kept by LangGraph itself, as it is for every graph: the
+checkpoint before the first step holds the input.
 """
 
 from __future__ import annotations
