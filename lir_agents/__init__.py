@@ -23,12 +23,11 @@ from lir_agents.errors import (
     Overloaded,
     StoreError,
 )
+from lir_agents.reports import AddReport, Failure
 from lir_agents.types import (
-    AddReport,
     Coverage,
     Decision,
     Document,
-    Failure,
     Hit,
     Principal,
     SearchResult,

@@ -31,8 +31,8 @@ from lir_agents.graph.rerank import token_maxima
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
 from lir_agents.opening import Access, Opened, open_rooms
+from lir_agents.reports import AddReport
 from lir_agents.types import (
-    AddReport,
     Filter,
     Hit,
     Principal,

@@ -33,13 +33,14 @@ from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
 from lir_agents.policy.guard import open_policy
 from lir_agents.ranking.fusion import FusionWeights
+from lir_agents.reports import AddReport
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.layout import IndexLayout
 from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.lock import IndexLock
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
-from lir_agents.types import AddReport, Decision, Principal, ToolSignal, Turn
+from lir_agents.types import Decision, Principal, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "open_rooms"]
 
@@ -89,18 +90,9 @@ def open_rooms(
         if sealed is not None:
             opening.callback(sealed.close)
         keeper = VaultKeeper(catalog, sealed, policy.access_key)
-        tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
-        opening.callback(tokens.close)
-        lexical = LmdbLexical.open(layout.lexical)
-        opening.callback(lexical.close)
-        # Under a policy every search is exact: the approximate index answers only somebody who may read everything,
-        # and its hits would tell that person when something unreadable is added.
-        route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
-        vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
-        opening.callback(vectors.close)
+        tokens, lexical, vectors = _derived_stores(layout, model, policy, opening)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
-        kept = store if store is not None else _sqlite_store(layout.memory, opening)
         rooms = Rooms(
             catalog=catalog,
             vectors=vectors,
@@ -110,13 +102,7 @@ def open_rooms(
             composer=composer,
             policy=policy,
             audit=audit,
-            memory=SessionMemory(
-                kept,
-                index_id=audit.origin,
-                settings=settings.memory,
-                recording=partial(_record_memory, audit),
-                scrub=partial(_empty_log, layout.memory) if store is None else _nothing,
-            ),
+            memory=_session_memory(layout, store, audit, settings, opening),
             settings=settings,
             origin=uuid.uuid4().hex,
             weights=_weights(settings.fusion),
@@ -137,6 +123,35 @@ def open_rooms(
         )
         return Opened(layout.path, rooms, ingestor, keeper, opening.pop_all())
     raise AssertionError("unreachable: the stack either returns or raises")
+
+
+def _derived_stores(
+    layout: IndexLayout, model: Encoder, policy: Policy, opening: ExitStack
+) -> tuple[LmdbTokens, LmdbLexical, ChromaVectors]:
+    """What can be made again from the catalog: token vectors, words, pooled vectors."""
+    tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
+    opening.callback(tokens.close)
+    lexical = LmdbLexical.open(layout.lexical)
+    opening.callback(lexical.close)
+    # Under a policy every search is exact: the approximate index answers only somebody who may read everything,
+    # and its hits would tell that person when something unreadable is added.
+    route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
+    vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
+    opening.callback(vectors.close)
+    return tokens, lexical, vectors
+
+
+def _session_memory(
+    layout: IndexLayout, store: BaseStore | None, audit: AuditLog, settings: Settings, opening: ExitStack
+) -> SessionMemory:
+    """Memory over the caller's store, or over one file of the index directory."""
+    return SessionMemory(
+        store if store is not None else _sqlite_store(layout.memory, opening),
+        index_id=audit.origin,
+        settings=settings.memory,
+        recording=partial(_record_memory, audit),
+        scrub=partial(_empty_log, layout.memory) if store is None else _nothing,
+    )
 
 
 def _weights(settings: FusionSettings) -> FusionWeights:

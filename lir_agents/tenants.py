@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lir_agents.encoding.open import open_encoder
 from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import AccessDenied, InputError, Overloaded
+from lir_agents.reports import AddReport
 from lir_agents.stores.layout import IndexLayout
-from lir_agents.types import AddReport, Principal, SearchResult
+from lir_agents.types import Principal, SearchResult
 
 if TYPE_CHECKING:
     from lir_agents.encoding.base import Encoder

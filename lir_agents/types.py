@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from lir_agents.ranking.explain import Explanation
 
 __all__ = [
-    "AddReport",
     "Coverage",
     "Decision",
     "Document",
-    "Failure",
     "Filter",
     "Hit",
     "Passage",
@@ -384,26 +382,3 @@ class SearchResult(Sequence[Hit]):
         from lir_agents.render_html import result_html
 
         return result_html(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One document or file that could not be added, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddReport:
-    """What became of the documents handed to `add`: counts, and every failure with its reason."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    failed: tuple[Failure, ...] = ()
-    passages: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return not self.failed

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from lir_agents.audit.canonical import Erasable, Shaped
 from lir_agents.audit.events import AuditEvent
-from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal, ToolSignal, Turn
+from lir_agents.reports import AddReport
+from lir_agents.types import Coverage, Decision, Hit, Principal, ToolSignal, Turn
 
 __all__ = [
     "configuration",

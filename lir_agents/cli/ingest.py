@@ -14,10 +14,11 @@ from lir_agents.cli import console
 from lir_agents.cli.console import printable
 from lir_agents.cli.options import names
 from lir_agents.errors import InputError
-from lir_agents.types import Document, Failure
+from lir_agents.reports import Failure
+from lir_agents.types import Document
 
 if TYPE_CHECKING:
-    from lir_agents.types import AddReport
+    from lir_agents.reports import AddReport
 
 __all__ = ["run"]
 

@@ -28,7 +28,8 @@ from lir_agents.ingest.markdown import read_markdown
 from lir_agents.ingest.normalise import decode_text
 from lir_agents.ingest.parser import Parser
 from lir_agents.ingest.safe_open import kind_of, open_regular, read_whole
-from lir_agents.types import Document, Failure
+from lir_agents.reports import Failure
+from lir_agents.types import Document
 
 __all__ = ["SUFFIXES", "OnSkip", "read_sources"]
 

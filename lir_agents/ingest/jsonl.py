@@ -9,7 +9,8 @@ from typing import IO
 from lir_agents.errors import InputError
 from lir_agents.ingest.adapters import convert
 from lir_agents.ingest.normalise import decode_text
-from lir_agents.types import Document, Failure
+from lir_agents.reports import Failure
+from lir_agents.types import Document
 
 __all__ = ["read_jsonl"]
 

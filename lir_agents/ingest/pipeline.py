@@ -28,10 +28,11 @@ from lir_agents.ingest.redact import RedactedDocument, redact_document
 from lir_agents.ingest.redact_base import Redactor
 from lir_agents.ingest.split import split
 from lir_agents.ingest.writing import DerivedStores, PassageWriter, PreparedPassage, prepare_passage
+from lir_agents.reports import AddReport, Failure
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.records import StagedDocument, StagedPassage
-from lir_agents.types import AddReport, Document, Failure
+from lir_agents.types import Document
 
 __all__ = ["Committing", "Ingestor", "Progress", "Redactions"]
 

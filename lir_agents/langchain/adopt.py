@@ -22,7 +22,7 @@ from lir_agents.ingest.adapters import to_document
 from lir_agents.ingest.compose import Budget, Composer
 from lir_agents.ingest.normalise import normalise_text
 from lir_agents.ingest.outline import Outline
-from lir_agents.types import AddReport, Failure
+from lir_agents.reports import AddReport, Failure
 
 __all__ = ["adopt_collection", "adopted_encoder", "require_adoptable"]
 

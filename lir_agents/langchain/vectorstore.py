@@ -24,7 +24,8 @@ from lir_agents.ingest.adapters import to_document
 from lir_agents.langchain.adopt import adopt_collection, adopted_encoder, require_adoptable
 from lir_agents.langchain.caller import ambient_runtime, caller
 from lir_agents.opening import Access
-from lir_agents.types import AddReport, Filter, Hit, Principal, SearchResult
+from lir_agents.reports import AddReport
+from lir_agents.types import Filter, Hit, Principal, SearchResult
 
 __all__ = ["LateInteractionVectorStore"]
 

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lir_agents.audit import AuditEvent, AuditLog, Erasable, flush, payloads, verify_inclusion
 from lir_agents.audit.merkle import leaf_hash
 from lir_agents.errors import InputError, IntegrityError, StoreError
-from lir_agents.types import AddReport, Coverage, Decision, Hit, Principal, StageCoverage
+from lir_agents.reports import AddReport
+from lir_agents.types import Coverage, Decision, Hit, Principal, StageCoverage
 
 ALICE = Principal("alice", groups=["group:staff"], tenant="acme")
 SECOND_NS = 1_000_000_000
