@@ -1,7 +1,9 @@
 r"""One way to write an event as bytes, and commitments for the parts that may have to be forgotten.
 
-Canonical JSON: keys sorted, no white space, ASCII with ``\u`` escapes, floats by `repr` (the shortest text
-that reads back as the same double). What goes into the tree is these bytes and nothing else.
+Canonical JSON: keys sorted, no white space, UTF-8, floats as the shortest text that reads back as the same double:
+what orjson writes. What it has no way to write (integers beyond 64 bits, halves of surrogate pairs) is written by
+Python's own encoder instead, all of the value, in ASCII with ``\u`` escapes. What goes into the tree is these bytes
+and nothing else.
 
 An `Erasable` value never enters the tree. In its place stands a commitment::
 
@@ -13,14 +15,15 @@ commitment tells nothing about the value, and every proof still verifies, becaus
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import math
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from lir_agents.errors import InputError
 
@@ -51,6 +54,7 @@ _NONE: Final[frozenset[str]] = frozenset()
 _KEYS: Final = "Keys are strings, and none of $commitment, $part, $erased."
 _Path = tuple[Any, str]  # (path of what holds it, step), joined only when an error names it
 _PLAIN_INT: Final = 1 << 64  # smaller ones need no second look
+_OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _STYLE: Final[dict[str, Any]] = {
     "sort_keys": True,
     "separators": (",", ":"),
@@ -81,11 +85,11 @@ class Erasable:
 
 
 class Shaped(dict[str, Any]):
-    """Data whose keys this package wrote: none is reserved, nothing is deep, and what is no JSON is found as it is
-    written. Saves the walk before it."""
+    """Data whose keys this package wrote: none is reserved, nothing is deep, every float is finite, and what is no
+    JSON is found as it is written. Saves the walk before it."""
 
 
-_FIT: Final[frozenset[type]] = frozenset({str, bool, float, type(None)})
+_FIT: Final[frozenset[type]] = frozenset({str, bool, type(None)})
 _NO_TYPE: Final[frozenset[type]] = frozenset()
 _FIT_PAYLOAD: Final[frozenset[type]] = _FIT | {Erasable}
 
@@ -110,7 +114,7 @@ def canonical(value: Any, *, field: str = "payload") -> str:
     if type(value) is not Shaped:
         _check(value, field, _FIT, _NONE)
     try:
-        return _PLAIN.encode(value)
+        return _text(value, _as_dict, None)
     except (TypeError, ValueError):
         _check(value, field, _NO_TYPE, _NONE)
         raise
@@ -124,13 +128,12 @@ def storable(text: str, *, field: str) -> None:
 
 def commit(key: bytes, text: str) -> str:
     """HMAC-SHA256 of canonical JSON under a random key, in hex."""
-    return hmac.digest(key, text.encode("ascii"), hashlib.sha256).hex()
+    return hmac.digest(key, text.encode(), "sha256").hex()  # a name, not a function: one call into C
 
 
 def opens(key: Any, text: Any, commitment: str | None) -> bool:
     """Whether a stored key and text are what was committed to, whatever somebody put in their place."""
-    fit = isinstance(key, bytes) and isinstance(text, str) and text.isascii()
-    return fit and commit(key, text) == commitment
+    return isinstance(key, bytes) and isinstance(text, str) and commit(key, text) == commitment
 
 
 def separate(payload: Mapping[str, Any], *, field: str = "payload") -> tuple[str, list[Part]]:
@@ -171,7 +174,7 @@ def resolve(payload: Any, values: Mapping[int, Any], kept: Container[int]) -> An
 
 
 def _written(value: Any, parts: list[Part], field: str) -> str:
-    """Checks the shape, then leaves the walk to the C encoder; what it refuses is looked for by name."""
+    """Checks the shape, then leaves the walk to the encoder; what it refuses is looked for by name."""
 
     def unknown(item: Any) -> Any:
         if isinstance(item, Erasable):
@@ -183,7 +186,7 @@ def _written(value: Any, parts: list[Part], field: str) -> str:
     if type(value) is not Shaped:
         _check(value, field, _FIT_PAYLOAD, _RESERVED)
     try:
-        return json.JSONEncoder(**_STYLE, default=unknown).encode(value)
+        return _text(value, unknown, parts.clear)
     except InputError:
         raise
     except (TypeError, ValueError):
@@ -197,7 +200,20 @@ def _as_dict(item: Any) -> dict[str, Any]:
     raise TypeError
 
 
-_PLAIN: Final = json.JSONEncoder(**_STYLE, default=_as_dict)
+def _text(value: Any, unknown: Callable[[Any], Any], anew: Callable[[], None] | None) -> str:
+    """Canonical JSON; `unknown` makes JSON data of what is none, and `anew` forgets what it made before.
+
+    Raises:
+        TypeError, ValueError, InputError: Something is no JSON.
+    """
+    try:
+        return orjson.dumps(value, unknown, _OPTIONS).decode()
+    except orjson.JSONEncodeError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        if anew is not None:
+            anew()
+        return json.JSONEncoder(**_STYLE, default=unknown).encode(value)
 
 
 def _check(value: Any, field: str, fit: frozenset[type], reserved: frozenset[str]) -> None:
@@ -213,14 +229,21 @@ def _check(value: Any, field: str, fit: frozenset[type], reserved: frozenset[str
             for key, child in item.items():
                 if not isinstance(key, str) or key in reserved:
                     raise InputError(f"has the key {key!r}", field=_name(path), remedy=_KEYS)
-                if type(child) not in fit and not (type(child) is int and -_PLAIN_INT < child < _PLAIN_INT):
+                if not _fits(child, fit):
                     pending.append((child, (path, f".{key}"), depth + 1))
         elif isinstance(item, (list, tuple)):
             for at, child in enumerate(item):
-                if type(child) not in fit:
+                if not _fits(child, fit):
                     pending.append((child, (path, f"[{at}]"), depth + 1))
         else:
             _check_scalar(item, path)
+
+
+def _fits(item: Any, fit: frozenset[type]) -> bool:
+    kind = type(item)
+    if kind is float:
+        return math.isfinite(item)  # orjson would write null
+    return kind in fit or (kind is int and -_PLAIN_INT < item < _PLAIN_INT)
 
 
 def _check_scalar(item: Any, path: _Path) -> None:

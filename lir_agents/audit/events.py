@@ -124,7 +124,7 @@ class Prepared:
             f'"principal":{canonical(event.principal_id)},"sealed":{canonical(self.sealed)},'
             f'"tenant":{canonical(event.tenant)},"time":"{utc(time_us)}","v":1}}'
         )
-        return body, leaf_hash(body.encode("ascii"))
+        return body, leaf_hash(body.encode())
 
 
 def prepare(event: AuditEvent, sealed: Mapping[str, Any] | None) -> Prepared:

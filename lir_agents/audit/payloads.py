@@ -7,11 +7,13 @@ forgets where it appears. Versions, ranks, scores and breakdowns stay in the tre
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from lir_agents.audit.canonical import Erasable, Shaped
 from lir_agents.audit.events import AuditEvent
+from lir_agents.errors import InputError
 from lir_agents.reports import AddReport
 from lir_agents.types import Coverage, Decision, Hit, Principal, ToolSignal, Turn
 
@@ -56,6 +58,8 @@ def _covered(coverage: Coverage) -> dict[str, Any]:
 
 
 def _surfaced(hit: Hit) -> dict[str, Any]:
+    if not math.isfinite(hit.score):  # the sum of all parts: finite, so are they
+        raise InputError(f"is {hit.score!r}", field=f"hits[{hit.rank - 1}].score", remedy="Scores are finite.")
     return {
         "rank": hit.rank,
         "score": hit.score,

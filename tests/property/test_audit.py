@@ -205,6 +205,14 @@ def test_an_erasable_value_is_committed_to_and_absent(value, subject):
     assert resolve(payload, {}, set())["kept"][1] == {"deep": {"$erased": part.commitment}}
 
 
+@pytest.mark.parametrize("odd", [1 << 70, -(1 << 64), "\ud800"])
+def test_what_one_encoder_cannot_write_the_other_does_and_no_part_counts_twice(odd):
+    text, parts = separate({"a": Erasable("query"), "b": [odd, 1e-7], "c": Erasable({"odd": odd})})
+    assert [(part.number, part.text) for part in parts] == [(1, '"query"'), (2, canonical({"odd": odd}))]
+    assert json.loads(text)["b"] == [odd, 1e-7]
+    assert {json.loads(text)[key]["$commitment"] for key in "ac"} == {part.commitment for part in parts}
+
+
 @pytest.mark.parametrize(
     ("value", "field"),
     [
