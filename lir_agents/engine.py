@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,9 +21,9 @@ from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError
 from lir_agents.governed import GovernedIndex
-from lir_agents.graph.build import build_graph
+from lir_agents.graph.build import walk
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
-from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.context import RetrievalContext, standing
 from lir_agents.graph.explaining import explain_hit
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
@@ -244,8 +244,7 @@ class LateInteractionIndex(GovernedIndex):
             as_of=as_of,
             remember=remember,
         )
-        result: SearchResult = self._graph.invoke(given, context=context)["result"]
-        return result
+        return walk(self, given, standing(context))
 
     async def asearch(
         self,
@@ -272,9 +271,7 @@ class LateInteractionIndex(GovernedIndex):
             as_of=as_of,
             remember=remember,
         )
-        output = await self._graph.ainvoke(given, context=context)
-        result: SearchResult = output["result"]
-        return result
+        return await asyncio.to_thread(walk, self, given, standing(context))
 
     def candidates(
         self,
@@ -370,11 +367,6 @@ class LateInteractionIndex(GovernedIndex):
                 problems.append(f"{name}: {missing} passages are missing; reopen the index to mend it")
         problems += [str(problem) for problem in rooms.audit.verify().problems]
         return problems
-
-    @cached_property
-    def _graph(self) -> Any:
-        # checkpointer=False: also inside somebody's agent, nothing of a search is written to a checkpoint.
-        return build_graph(self).compile(checkpointer=False)
 
 
 def _given(**fields: Any) -> dict[str, Any]:

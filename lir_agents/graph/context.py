@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from langgraph.runtime import get_runtime
+
 from lir_agents.errors import AccessDenied, InputError
 from lir_agents.types import Decision, Principal
 
-__all__ = ["RetrievalContext"]
+__all__ = ["RetrievalContext", "Standing", "ambient_runtime", "standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,27 @@ class RetrievalContext:
                 remedy="Leave the principal out of the context.",
             )
         return run
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What of a `Runtime` counts for a search that no graph runs."""
+
+    context: RetrievalContext
+    server_info: Any = None
+
+
+def standing(context: RetrievalContext) -> Standing:
+    """The run of a search that a program calls: who asks, and the user whom a server around authenticated."""
+    return Standing(context, None if context.principal else getattr(ambient_runtime(), "server_info", None))
+
+
+def ambient_runtime() -> Any:
+    """The runtime of the graph that this code runs in; None outside of one."""
+    try:
+        return get_runtime()
+    except (RuntimeError, KeyError):  # outside of a runnable, or in one that is no graph
+        return None
 
 
 def _read(given: Any, name: str) -> Any:

@@ -1,14 +1,12 @@
-"""The nodes of the graph: each does one step, times it, and says what became of it."""
+"""The steps of a search: each does its part of the work, and says what became of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from langchain_core.documents import Document as LangChainDocument
-from langchain_core.runnables import RunnableConfig
-from langgraph.runtime import Runtime
 
 from lir_agents.audit import payloads
 from lir_agents.errors import StoreError
@@ -18,8 +16,9 @@ from lir_agents.graph.find import find
 from lir_agents.graph.recall import Recalled, readable_names
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
-from lir_agents.graph.rerank import rank
+from lir_agents.graph.rerank import Ranked, rank
 from lir_agents.graph.rooms import HasRooms, Rooms
+from lir_agents.graph.stages import CHANNELS, Run, run_stage
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
 from lir_agents.graph.surface import record_event, surface
 from lir_agents.graph.tool_runs import ToolRun, run_tools
@@ -30,17 +29,9 @@ __all__ = ["Nodes", "as_documents"]
 
 T = TypeVar("T")
 
-_CHANNELS = {
-    "authorize": "admitted",
-    "memory": "recalled",
-    "tools": "signals",
-    "first_stage": "found",
-    "rerank": "ranked",
-}
-
 
 class Nodes:
-    """The graph's nodes, bound to an index. Holds no state of any run."""
+    """The steps, bound to an index; each is named in `STEPS`. Holds no state of any run."""
 
     def __init__(self, index: HasRooms, *, tools: Sequence[Any] = (), store: Any = None) -> None:
         self._index = index
@@ -51,26 +42,33 @@ class Nodes:
     def rooms(self) -> Rooms:
         return self._index.rooms
 
-    def authorize(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
+    def step(self, name: str, state: SearchState, run: Run) -> dict[str, Any]:
+        """Takes one step: what it adds to the state."""
+        taken: Staged[Any] = getattr(self, name)(state, run)
+        if name == "record":
+            return {"result": _with_record(taken)}
+        return {CHANNELS[name]: taken}
+
+    def authorize(self, state: SearchState, run: Run) -> Staged[Admitted]:
         """Checks the request and asks the policy once. A refusal is recorded, then raised."""
 
         def work() -> Admitted:
             request = checked_request(state, self.rooms.settings.search)
             with refusals_recorded(self.rooms, None):
-                principal = RetrievalContext.of_run(runtime).principal
+                principal = run.context.principal
             with refusals_recorded(self.rooms, principal):
                 return Admitted(request, self.rooms.policy.authorize(principal, "search"))
 
-        return _staged("authorize", runtime, work)
+        return run_stage("authorize", run, work)
 
-    def memory(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
+    def memory(self, state: SearchState, run: Run) -> Staged[Recalled]:
         """Recalls what the conversation said, as far as it may still be read. Its failure costs the memory only."""
         admitted = _value(state["admitted"])
-        thread_id = RetrievalContext.of_run(runtime).thread_id
-        request = admitted.request
+        thread_id, request = run.context.thread_id, admitted.request
+        told = Recalled(request.history, ())
         if thread_id is None:
             status = StageCoverage("ok") if request.history else StageCoverage("skipped", "no conversation")
-            return {"recalled": Staged(Recalled(request.history, ()), status)}
+            return Staged(told, status)
 
         def work() -> Recalled:
             entries = self._memory.recall(
@@ -78,34 +76,33 @@ class Nodes:
             )
             return Recalled.of(entries, request.history)
 
-        return _staged("memory", runtime, work, otherwise=Recalled(request.history, ()))
+        return run_stage("memory", run, work, otherwise=told)
 
-    def tools(
-        self, state: SearchState, config: RunnableConfig, runtime: Runtime[RetrievalContext]
-    ) -> dict[str, Any]:
+    def tools(self, state: SearchState, run: Run) -> Staged[tuple[ToolSignal, ...]]:
         """Runs the tools that were asked for and joins their answers to those that the caller brought."""
         request = _value(state["admitted"]).request
         calls = request.tool_calls or _asked_by_model(state)
         if not calls or not self._tools:
             reason = "tools were asked for, and the graph has none" if calls else "no tools were asked for"
             status = StageCoverage("ok") if request.tool_signals else StageCoverage("skipped", reason)
-            return {"signals": Staged(tuple(request.tool_signals), status)}
-        started = time.perf_counter()
-        runs = run_tools(
-            self._tools,
-            calls,
-            config,
-            timeout_s=self.rooms.settings.search.tool_timeout_s,
-            max_chars=self.rooms.settings.memory.max_chars,
-        )
-        self._record_tools(runs, RetrievalContext.of_run(runtime))
-        failed = [f"{run.signal.tool}: {run.signal.error}" for run in runs if run.signal.error]
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        status = StageCoverage("failed" if failed else "ok", "; ".join(failed), elapsed_ms)
-        runtime.stream_writer({"stage": "tools", "status": status.status, "elapsed_ms": elapsed_ms})
-        return {"signals": Staged((*request.tool_signals, *(run.signal for run in runs)), status)}
+            return Staged(tuple(request.tool_signals), status)
+        runs: list[ToolRun] = []
 
-    def first_stage(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
+        def work() -> tuple[ToolSignal, ...]:
+            settings = self.rooms.settings
+            runs[:] = run_tools(
+                self._tools,
+                calls,
+                run.config,
+                timeout_s=settings.search.tool_timeout_s,
+                max_chars=settings.memory.max_chars,
+            )
+            self._record_tools(runs, run.context)
+            return (*request.tool_signals, *(run.signal for run in runs))
+
+        return run_stage("tools", run, work, judge=lambda _: _judged(runs))
+
+    def first_stage(self, state: SearchState, run: Run) -> Staged[Found]:
         """Encodes the turn once, alone and in context, and takes candidates within the scope."""
         admitted = _value(state["admitted"])
         recalled = state["recalled"].value or Recalled(admitted.request.history, ())
@@ -115,23 +112,23 @@ class Nodes:
             conversation = conversation_of(recalled.turns, recalled.signals, signals)
             return find(self.rooms, admitted.request, admitted.scope, conversation)
 
-        return _staged("first_stage", runtime, work)
+        return run_stage("first_stage", run, work)
 
-    def rerank(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
+    def rerank(self, state: SearchState, run: Run) -> Staged[Ranked]:
         """Scores MaxSim and fuses the signals."""
         found = _value(state["found"])
-        return _staged(
+        boosts = found.evidence.boosts
+        return run_stage(
             "rerank",
-            runtime,
-            lambda: rank(
-                self.rooms, found.turn, found.candidates, context=found.context, boosts=found.evidence.boosts
-            ),
+            run,
+            lambda: rank(self.rooms, found.turn, found.candidates, context=found.context, boosts=boosts),
         )
 
-    def record(self, state: SearchState, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
+    def record(self, state: SearchState, run: Run) -> Staged[SearchResult]:
         """Checks once more, records, and only then lets anything out; then remembers the turn."""
-        started = time.perf_counter()
-        context = RetrievalContext.of_run(runtime)
+        return run_stage("record", run, lambda: self._recorded(state, run.context))
+
+    def _recorded(self, state: SearchState, context: RetrievalContext) -> SearchResult:
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])
         with refusals_recorded(self.rooms, context.principal):
             hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
@@ -144,12 +141,7 @@ class Nodes:
             self.rooms, admitted.request, context, admitted.scope, found, hits, coverage, len(ranked.rows), said
         )
         coverage = self._remember(context, said, coverage)
-        coverage, timings = _with_record(coverage, started)
-        result = SearchResult(
-            hits=hits, query=admitted.request.query, coverage=coverage, timings_ms=timings, event_id=event_id
-        )
-        runtime.stream_writer({"stage": "record", "status": "ok", "elapsed_ms": timings["record"]})
-        return {"result": result, "documents": as_documents(result)}
+        return SearchResult(hits, admitted.request.query, coverage, {}, event_id)
 
     @property
     def _memory(self) -> SessionMemory:
@@ -216,37 +208,27 @@ def _metadata(hit: Hit, result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _staged(
-    name: str, runtime: Runtime[RetrievalContext], work: Callable[[], Any], *, otherwise: Any = None
-) -> dict[str, Any]:
-    """Runs a stage. With `otherwise`, a store that fails leaves the stage out instead of ending the search."""
-    started = time.perf_counter()
-    value, status, reason = otherwise, "ok", ""
-    try:
-        value = work()
-    except StoreError as error:
-        if otherwise is None:
-            raise
-        status, reason = "failed", str(error)
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    runtime.stream_writer({"stage": name, "status": status, "elapsed_ms": elapsed_ms})
-    return {_CHANNELS[name]: Staged(value, StageCoverage(status, reason, elapsed_ms))}  # type: ignore[arg-type]
-
-
 def _value(staged: Staged[T]) -> T:
     if staged.value is None:
         raise RuntimeError("a stage that others depend on left nothing behind")
     return staged.value
 
 
+def _judged(runs: Sequence[ToolRun]) -> StageCoverage:
+    failed = [f"{run.signal.tool}: {run.signal.error}" for run in runs if run.signal.error]
+    return StageCoverage("failed" if failed else "ok", "; ".join(failed))
+
+
 def _coverage(state: SearchState) -> Coverage:
-    return Coverage({name: state[channel].coverage for name, channel in _CHANNELS.items() if channel in state})  # type: ignore[literal-required]
+    stages: dict[str, Any] = {name: state.get(channel) for name, channel in CHANNELS.items()}
+    return Coverage({name: staged.coverage for name, staged in stages.items() if isinstance(staged, Staged)})
 
 
-def _with_record(coverage: Coverage, started: float) -> tuple[Coverage, dict[str, float]]:
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    stages = {**coverage.stages, "record": StageCoverage("ok", elapsed_ms=elapsed_ms)}
+def _with_record(staged: Staged[SearchResult]) -> SearchResult:
+    """The result with the coverage and the time of its last step."""
+    result = _value(staged)
+    stages = {**result.coverage.stages, "record": staged.coverage}
     timings = {name: stage.elapsed_ms for name, stage in stages.items()}
-    # Memory and tools run side by side: the slower of the two is what the caller waited for.
+    # In a graph, memory and tools run side by side: the slower of the two is what the caller waited for.
     total = sum(timings.values()) - min(timings["memory"], timings["tools"])
-    return Coverage(stages), {**timings, "total": total}
+    return replace(result, coverage=Coverage(stages), timings_ms={**timings, "total": total})

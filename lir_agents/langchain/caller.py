@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from langgraph.runtime import get_runtime
-
 from lir_agents.errors import AccessDenied
-from lir_agents.graph.context import RetrievalContext
+from lir_agents.graph.context import RetrievalContext, ambient_runtime
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.rooms import HasRooms
 from lir_agents.types import Decision, Principal
@@ -56,11 +54,3 @@ def caller(
     if checkpointed and conversation is None:
         conversation = getattr(getattr(runtime, "execution_info", None), "thread_id", None)
     return RetrievalContext(bound if bound is not None else run.principal, conversation, run.budget_ms)
-
-
-def ambient_runtime() -> Any:
-    """The runtime of the graph that this code runs in; None outside of one."""
-    try:
-        return get_runtime()
-    except (RuntimeError, KeyError):  # outside of a runnable, or in one that is no graph
-        return None
