@@ -14,7 +14,7 @@ from lir_agents.graph.candidates import Candidates, Context, Reading
 from lir_agents.graph.evidence import Boost
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
-from lir_agents.ranking.maxsim import Maxima, meet
+from lir_agents.ranking.maxsim import BLOCK_TOKENS, Maxima, meet
 
 __all__ = ["Ranked", "rank", "token_maxima"]
 
@@ -37,9 +37,9 @@ class Ranked:
 
 
 def token_maxima(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[Maxima]:
-    """What the tokens of each reading found in each row's passage. One gather, one product."""
+    """What the tokens of each reading found in each row's passage. Each is read once, for all readings."""
     together = np.concatenate([reading.encoding.tokens for reading in readings])
-    maxima = meet(together, rooms.tokens.gather(rows))
+    maxima = meet(together, rooms.tokens.batches(rows, multiple=BLOCK_TOKENS))
     ends = np.cumsum([0, *(len(reading.encoding.tokens) for reading in readings)]).tolist()
     return [maxima.of(slice(start, end)) for start, end in pairwise(ends)]
 

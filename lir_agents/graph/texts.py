@@ -15,7 +15,7 @@ from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
-from lir_agents.ranking.quantise import quantise_int8
+from lir_agents.ranking.quantise import quantise_matrix
 from lir_agents.stores.token_cache import MemoryTokenCache, TextVectors, TokenCache
 from lir_agents.threads import product
 
@@ -99,7 +99,7 @@ class TextReranker:
         fresh: dict[bytes, TextVectors] = {}
         names = list(unknown)
         for at, encoding in self.encoder.encode_documents(list(unknown.values())):
-            data, scales = quantise_int8(encoding.tokens)
+            data, scales = quantise_matrix(encoding.tokens)
             fresh[names[at]] = TextVectors(encoding.pooled, data, scales)
         if fresh:
             self.cache.put(fresh)

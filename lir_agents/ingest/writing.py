@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import PackedTokens, Rows
 from lir_agents.encoding.base import Encoder
 from lir_agents.ingest.compose import Composed, Composer
-from lir_agents.ranking.quantise import quantise_int8
+from lir_agents.ranking.quantise import quantise_matrix
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 
@@ -92,7 +92,7 @@ class PassageWriter:
         scales: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
         for i, encoding in self._encoder.encode_documents(list(texts.values())):
-            data[i], scales[i] = quantise_int8(encoding.tokens)
+            data[i], scales[i] = quantise_matrix(encoding.tokens)
             pooled[i] = encoding.pooled
         which = [first[passage.encoding_sha256] for passage in passages]
         lengths = [len(scales[i]) for i in which]

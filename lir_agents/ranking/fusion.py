@@ -137,7 +137,9 @@ def neighbour_part(
     received = np.zeros_like(base)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        affinity = np.clip(product(pooled[start:stop], pooled.T), 0.0, 1.0).astype(np.float64) ** 4
+        affinity = np.clip(product(pooled[start:stop], pooled.T), 0.0, 1.0).astype(np.float64)
+        affinity *= affinity
+        affinity *= affinity  # squared twice: a power takes ten times as long
         affinity[np.arange(stop - start), np.arange(start, stop)] = 0.0
         if n - 1 > count:
             threshold = np.partition(affinity, n - count, axis=1)[:, n - count]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import PackedTokens
 from lir_agents.ranking.quantise import quantise_int8
 
-__all__ = ["Kernel", "best_kernel", "similarities"]
+__all__ = ["Kernel", "QueryTokens", "best_kernel", "similarities"]
 
 Kernel: TypeAlias = Literal["exact", "int8"]
 
@@ -34,6 +34,50 @@ def best_kernel() -> Kernel:
     return "int8" if torch.cpu._is_vnni_supported() else "exact"
 
 
+class QueryTokens:
+    """A query made ready for its kernel once, to be multiplied with any number of packs.
+
+    Args:
+        query: float32 [q_len, dim], rows L2-normalised.
+        kernel: Which kernel; None for the fastest here.
+
+    Attributes:
+        width: Columns of a product: the next multiple of 8 from q_len.
+    """
+
+    def __init__(self, query: NDArray[np.float32], kernel: Kernel | None = None) -> None:
+        rows = np.zeros((-(-len(query) // _STEP) * _STEP, query.shape[1]), np.float32)
+        rows[: len(query)] = query
+        self.width = len(rows)
+        self._exact = torch.from_numpy(rows).T
+        self._digits: torch.Tensor | None = None
+        self._scales = torch.ones(len(rows))
+        if (kernel or best_kernel()) == "int8" and query.shape[1] >= _LEAST_INT8_DIM:
+            digits, scales = quantise_int8(rows)
+            scales[scales == 0] = 1
+            self._digits, self._scales = torch.from_numpy(digits).T.contiguous(), torch.from_numpy(scales)
+
+    def products(self, data: NDArray[np.int8] | NDArray[np.float32]) -> torch.Tensor:
+        """Products with stored rows before any scale: to be compared within rows of one scale.
+
+        Args:
+            data: [n, dim].
+
+        Returns:
+            int32 or float32 [n, width]. A row per stored row, as they lie, because transposing costs more than the
+            product. The first q_len columns are those of the query, the others are 0.
+        """
+        if self._digits is None:
+            return torch.from_numpy(data).to(torch.float32) @ self._exact
+        if data.dtype != np.int8:  # rows that were never rounded: nor is the query
+            return (torch.from_numpy(data) @ self._exact).div_(self._scales)
+        return torch._int_mm(torch.from_numpy(data), self._digits)
+
+    def scaled(self, products: torch.Tensor, row_scales: NDArray[np.float32]) -> torch.Tensor:
+        """Similarities, float32 [n, width], of products and the scales of their rows, float32 [n]."""
+        return products.to(torch.float32).mul_(torch.from_numpy(row_scales)[:, None]).mul_(self._scales)
+
+
 def similarities(query: NDArray[np.float32], packed: PackedTokens, kernel: Kernel | None = None) -> torch.Tensor:
     """Inner products of packed tokens and query tokens.
 
@@ -43,22 +87,7 @@ def similarities(query: NDArray[np.float32], packed: PackedTokens, kernel: Kerne
         kernel: Which kernel; None for the fastest here.
 
     Returns:
-        float32 [total_tokens, width], cosines in [-1, 1] up to rounding. A row per passage token, as they lie,
-        because transposing costs more than the product. The first q_len columns are those of the query; `width` is
-        the next multiple of 8, and the columns in between are 0.
+        float32 [total_tokens, width], cosines in [-1, 1] up to rounding; see `QueryTokens.products`.
     """
-    rows = np.zeros((-(-len(query) // _STEP) * _STEP, query.shape[1]), np.float32)
-    rows[: len(query)] = query
-    quick = (kernel or best_kernel()) == "int8" and query.shape[1] >= _LEAST_INT8_DIM
-    return _int8(rows, packed) if quick and packed.data.dtype == np.int8 else _exact(rows, packed)
-
-
-def _exact(query: NDArray[np.float32], packed: PackedTokens) -> torch.Tensor:
-    products = torch.from_numpy(packed.data).to(torch.float32) @ torch.from_numpy(query).T
-    return products.mul_(torch.from_numpy(packed.scales)[:, None])
-
-
-def _int8(query: NDArray[np.float32], packed: PackedTokens) -> torch.Tensor:
-    data, scales = quantise_int8(query)
-    products = torch._int_mm(torch.from_numpy(packed.data), torch.from_numpy(data).T).to(torch.float32)
-    return products.mul_(torch.from_numpy(packed.scales)[:, None]).mul_(torch.from_numpy(scales))
+    tokens = QueryTokens(query, kernel)
+    return tokens.scaled(tokens.products(packed.data), packed.scales)

@@ -11,6 +11,7 @@ the query meet together (evidence at the level of passages: Callan, SIGIR 1994).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens
-from lir_agents.ranking.kernels import Kernel, similarities
+from lir_agents.ranking.kernels import Kernel, QueryTokens
 from lir_agents.threads import alone, product
 
 __all__ = ["ABSENT", "BLOCK_TOKENS", "Maxima", "maxsim", "meet"]
@@ -31,8 +32,8 @@ BLOCK_TOKENS: Final = 24
 """Tokens of a block, about a sentence; 16 does as well, 8 and 48 less (nDCG@10 over the open sets)."""
 
 
-_BLOCKS_AT_ONCE: Final = 2048
-"""About 50,000 tokens: bounds the memory of the products, and what is small enough for one thread."""
+_AT_ONCE: Final = 75 * BLOCK_TOKENS
+"""Tokens that fit into a core's own cache with their products, where the largest are then looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Maxima:
     """What query tokens found in n passages: the largest similarity of each within each block.
 
     Attributes:
-        blocks: float32 [q_len, m] in [-1, 1]; the blocks of a passage lie side by side, the last may be short.
+        blocks: float32 [m, q_len] in [-1, 1]; the blocks of a passage lie side by side, the last may be short.
         offsets: int64 [n + 1]; passage i has the blocks `offsets[i]:offsets[i + 1]`, none where it has no tokens.
     """
 
@@ -49,11 +50,11 @@ class Maxima:
 
     def of(self, tokens: slice) -> Maxima:
         """The same for some of the query's tokens."""
-        return Maxima(self.blocks[tokens], self.offsets)
+        return Maxima(self.blocks[:, tokens], self.offsets)
 
     @property
     def passages(self) -> NDArray[np.float32]:
-        """The largest similarity of each query token within each passage: float32 [q_len, n]."""
+        """The largest similarity of each query token within each passage: float32 [n, q_len]."""
         return self._largest(self.blocks)
 
     def maxsim(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -69,7 +70,7 @@ class Maxima:
 
     def best_block(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """`maxsim` of the block that has the largest: float32 [n] in [-1, 1], never above `maxsim`."""
-        best: NDArray[np.float32] = self._largest(self._mean(self.blocks, weights)[None])[0]
+        best: NDArray[np.float32] = self._largest(self._mean(self.blocks, weights)[:, None])[:, 0]
         return best
 
     def score(self, weights: NDArray[np.float32] | None = None, *, block_share: float) -> NDArray[np.float32]:
@@ -80,59 +81,82 @@ class Maxima:
         return np.asarray(both, np.float32)
 
     def _mean(self, maxima: NDArray[np.float32], weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        if len(maxima) == 0:
-            return np.zeros(maxima.shape[1], np.float32)
+        if maxima.shape[1] == 0:
+            return np.zeros(len(maxima), np.float32)
         if weights is None or not np.any(weights > 0):
-            return np.asarray(maxima.mean(axis=0), np.float32)
-        return product((weights / weights.sum()).astype(np.float32), maxima)
+            return np.asarray(maxima.mean(axis=1), np.float32)
+        return product(maxima, (weights / weights.sum()).astype(np.float32))
 
     def _largest(self, of_blocks: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = np.full((len(of_blocks), len(self.offsets) - 1), ABSENT, np.float32)
+        out = np.full((len(self.offsets) - 1, of_blocks.shape[1]), ABSENT, np.float32)
         # Empty ranges share their start with the next passage: leaving them out keeps every segment exact.
         present = np.flatnonzero(np.diff(self.offsets) > 0)
-        if len(present) and len(of_blocks):
-            out[:, present] = np.maximum.reduceat(of_blocks, self.offsets[present], axis=1)
+        if len(present) and of_blocks.shape[1]:
+            out[present] = np.maximum.reduceat(of_blocks, self.offsets[present], axis=0)
         return out
 
 
-def meet(query: NDArray[np.float32], packed: PackedTokens, *, kernel: Kernel | None = None) -> Maxima:
+def meet(
+    query: NDArray[np.float32], packed: PackedTokens | Iterable[PackedTokens], *, kernel: Kernel | None = None
+) -> Maxima:
     """Lets every query token look for its like in every passage.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
-        packed: n passages of the same dim.
-        kernel: See `similarities`.
+        packed: n passages of the same dim; or parts of them in order, each of which is done with before the next is
+            asked for (`TokenStore.batches`): what was just read is then still in the processor's cache.
+        kernel: See `QueryTokens`.
+
+    Fastest where a passage has one scale and a number of tokens that is a multiple of `BLOCK_TOKENS`, as the token
+    store gives it: then nothing is copied, and only the maxima are scaled.
     """
-    counts = -(-packed.lengths // BLOCK_TOKENS)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    blocks = np.empty((len(query), int(offsets[-1])), np.float32)
-    if blocks.size:
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        starts = np.repeat(packed.offsets[:-1], counts) + BLOCK_TOKENS * within
-        ends = np.minimum(starts + BLOCK_TOKENS, np.repeat(packed.offsets[1:], counts))
-        with alone(len(starts) <= _BLOCKS_AT_ONCE):
-            for at in range(0, len(starts), _BLOCKS_AT_ONCE):
-                some = slice(at, at + _BLOCKS_AT_ONCE)
-                blocks[:, some] = _block_maxima(query, packed, starts[some], ends[some], kernel)
-    return Maxima(blocks, offsets)
+    tokens = QueryTokens(query, kernel)
+    counts, scales = [np.zeros(1, np.int64)], [np.zeros(0, np.float32)]
+    largest = [torch.empty((0, tokens.width), dtype=torch.int32)]
+    with alone():
+        for part in [packed] if isinstance(packed, PackedTokens) else packed:
+            counts.append(-(-part.lengths // BLOCK_TOKENS))
+            scales.append(_block_maxima(tokens, part, counts[-1], largest))
+        similar = tokens.scaled(torch.cat(largest), np.concatenate(scales))
+    return Maxima(similar.numpy()[:, : len(query)], np.cumsum(np.concatenate(counts)))
 
 
 def _block_maxima(
-    query: NDArray[np.float32],
-    packed: PackedTokens,
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    kernel: Kernel | None,
+    tokens: QueryTokens, part: PackedTokens, counts: NDArray[np.int64], largest: list[torch.Tensor]
 ) -> NDArray[np.float32]:
-    """Largest similarities within each of some neighbouring blocks, float32 [q_len, blocks]."""
-    first, last = int(starts[0]), int(ends[-1])
-    part = PackedTokens(packed.data[first:last], packed.scales[first:last], np.array([0, last - first]))
-    # A short block repeats its last token, which changes no maximum and makes all blocks alike.
-    members = np.minimum(starts[:, None] + np.arange(BLOCK_TOKENS), ends[:, None] - 1) - first
-    products = similarities(query, part, kernel).index_select(0, torch.from_numpy(members.ravel()))
-    largest = products.view(len(starts), BLOCK_TOKENS, -1).amax(1)
-    found: NDArray[np.float32] = largest[:, : len(query)].T.numpy()
-    return found
+    """Appends the largest products within each block, [blocks, width], some neighbouring blocks at a time.
+
+    Returns:
+        The scale of each block, float32 [blocks].
+    """
+    data, scales, members = part.data, part.scales, None
+    if len(data) < int(counts.sum()) * BLOCK_TOKENS:
+        # A short block repeats its last token, which changes no maximum and makes all blocks alike.
+        members = _members(part, counts)
+        scales = scales[members]
+    by_block = scales.reshape(-1, BLOCK_TOKENS)
+    alike = bool((by_block == by_block[:, :1]).all())  # the largest product is then the largest similarity
+    for at in range(0, len(scales), _AT_ONCE):
+        some = slice(at, at + _AT_ONCE)
+        if members is None:
+            products = tokens.products(data[some])
+        else:
+            low, high = int(members[at]), int(members[some][-1]) + 1
+            products = tokens.products(data[low:high]).index_select(0, torch.from_numpy(members[some] - low))
+        if not alike:
+            products = products.to(torch.float32).mul_(torch.from_numpy(scales[some])[:, None])
+        largest.append(products.view(-1, BLOCK_TOKENS, tokens.width).amax(1))
+    # Copied: the part's memory is somebody else's once it is done with.
+    return by_block[:, 0].copy() if alike else np.ones(len(by_block), np.float32)
+
+
+def _members(part: PackedTokens, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the tokens of each block lie, int64 [blocks * BLOCK_TOKENS]."""
+    first = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
+    places = (np.repeat(part.offsets[:-1], counts) + BLOCK_TOKENS * within)[:, None] + np.arange(BLOCK_TOKENS)
+    members: NDArray[np.int64] = np.minimum(places, np.repeat(part.offsets[1:], counts)[:, None] - 1).ravel()
+    return members
 
 
 def maxsim(

@@ -1,4 +1,4 @@
-"""Token vectors in one byte per dimension: symmetric int8 with one scale per vector."""
+"""Vectors in one byte per dimension: symmetric int8 with a scale, one per vector or one for all of a passage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens
 
-__all__ = ["dequantise", "pack", "quantise_int8"]
+__all__ = ["dequantise", "pack", "quantise_int8", "quantise_matrix"]
 
 
 def quantise_int8(tokens: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -25,6 +25,22 @@ def quantise_int8(tokens: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     return np.rint(tokens / safe[:, None]).astype(np.int8), scales
 
 
+def quantise_matrix(tokens: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantises the rows of one passage alike, by the largest magnitude among them.
+
+    Similarities of one passage can then be compared as integers, and only the largest have to be scaled. What the
+    common scale costs in precision is little, because the rows have one length.
+
+    Args:
+        tokens: float32 [n, dim].
+
+    Returns:
+        As `quantise_int8`; all n scales are equal.
+    """
+    scale = np.abs(tokens).max(initial=0.0).astype(np.float32) / np.float32(127)
+    return np.rint(tokens / (scale or np.float32(1))).astype(np.int8), np.full(len(tokens), scale, np.float32)
+
+
 def dequantise(data: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """The float32 [n, dim] that `quantise_int8` stands for."""
     return data.astype(np.float32) * scales[:, None]
@@ -40,8 +56,9 @@ def pack(matrices: list[NDArray[np.float32]], *, quantise: bool = True) -> Packe
         raise ValueError("nothing to pack")
     lengths = [len(matrix) for matrix in matrices]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    tokens = np.concatenate(matrices).astype(np.float32, copy=False)
     if not quantise:
+        tokens = np.concatenate(matrices).astype(np.float32, copy=False)
         return PackedTokens(data=tokens, scales=np.ones(len(tokens), np.float32), offsets=offsets)
-    data, scales = quantise_int8(tokens)
+    quantised = [quantise_matrix(matrix) for matrix in matrices]
+    data, scales = (np.concatenate(part) for part in zip(*quantised, strict=True))
     return PackedTokens(data=data, scales=scales, offsets=offsets)

@@ -17,6 +17,7 @@ _Product: TypeAlias = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.
 _BLOCK_ROWS = 8192
 _EXACT_FLOAT32_DIM = 2**24 // 127**2  # up to here a float32 holds every partial sum exactly
 _ROWS_ALONE = 50_000  # fewer take one thread a millisecond or two
+_ROWS_NEAR = 2048  # so many and their products fit into a core's own cache: a quarter less time
 _COLUMNS = 8  # narrower right sides leave the fast kernels of oneDNN: measured 4 times slower
 
 
@@ -35,8 +36,12 @@ def _by_torch(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int
 
     padded = np.zeros((right.shape[0], -(-right.shape[1] // _COLUMNS) * _COLUMNS), np.int8)
     padded[:, : right.shape[1]] = right
+    rows, columns = torch.from_numpy(np.ascontiguousarray(left)), torch.from_numpy(padded)
+    product = torch.empty((len(left), padded.shape[1]), dtype=torch.int32)
+    step = _ROWS_NEAR if len(left) <= _ROWS_ALONE else len(left)
     with alone(len(left) <= _ROWS_ALONE):
-        product = torch._int_mm(torch.from_numpy(np.ascontiguousarray(left)), torch.from_numpy(padded))
+        for at in range(0, len(left), step):
+            torch._int_mm(rows[at : at + step], columns, out=product[at : at + step])
     result: NDArray[np.int32] = product.numpy()[:, : right.shape[1]]
     return result
 

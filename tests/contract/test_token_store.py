@@ -112,6 +112,48 @@ def test_order_duplicates_and_missing_rows_are_kept(store: LmdbTokens) -> None:
     np.testing.assert_array_equal(got.data, expected)
 
 
+@pytest.mark.parametrize("multiple", [1, 4, 24])
+def test_padding_repeats_the_last_token_of_each_passage(store: LmdbTokens, multiple: int) -> None:
+    tokens, rows = packed([1, 4, 24, 30], 3), np.array([5, 6, 7, 8])
+    store.put(rows, tokens, unit(4, 3))
+    padded = store.gather(np.array([8, 5, 99, 7, 6]), multiple=multiple)
+    assert not (padded.lengths % multiple).any()
+    for at, source in ((0, 3), (1, 0), (3, 2), (4, 1)):
+        part, stored = slice(*padded.offsets[at : at + 2]), slice(*tokens.offsets[source : source + 2])
+        which = np.minimum(np.arange(part.stop - part.start), stored.stop - stored.start - 1)
+        assert part.stop - part.start - (stored.stop - stored.start) < multiple
+        np.testing.assert_array_equal(padded.data[part], tokens.data[stored][which])
+        np.testing.assert_array_equal(padded.scales[part], tokens.scales[stored][which])
+    assert padded.lengths[2] == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), max_size=8),
+    asked=st.lists(st.integers(0, 9), max_size=12),
+    multiple=st.integers(1, 25),
+    at_once=st.integers(1, 100),
+)
+def test_batches_are_what_gather_gives_in_parts(tmp_path_factory, lengths, asked, multiple, at_once) -> None:
+    with_store = LmdbTokens.open(tmp_path_factory.mktemp("batches"), TOKEN_DIM, DENSE_DIM)
+    if lengths:
+        with_store.put(np.arange(len(lengths)), packed(lengths, 1), unit(len(lengths), 1))
+    rows, sizes, data, scales = np.array(asked, np.int64), [], [], []
+    for part in with_store.batches(rows, multiple=multiple, tokens=at_once):
+        sizes.append(part.lengths.copy())
+        data.append(part.data.copy())
+        scales.append(part.scales.copy())
+    whole = with_store.gather(rows, multiple=multiple)
+    with_store.close()
+    if not asked:
+        assert not sizes
+        return
+    np.testing.assert_array_equal(np.concatenate(sizes), whole.lengths)
+    np.testing.assert_array_equal(np.concatenate(data), whole.data)
+    np.testing.assert_array_equal(np.concatenate(scales), whole.scales)
+    assert all(size.sum() <= at_once + 48 for size in sizes)  # no part holds much more than was asked for
+
+
 def test_empty_requests_and_an_empty_store(store: LmdbTokens) -> None:
     none = np.empty(0, np.int64)
     assert store.gather(none).data.shape == (0, TOKEN_DIM)

@@ -64,14 +64,14 @@ def between_stages(
 ) -> None:
     """Makes something happen once, after the first stage has its candidates and before they are scored."""
     tokens = index.rooms.tokens
-    gather, pending = tokens.gather, [happens]
+    batches, pending = tokens.batches, [happens]
 
-    def interrupted(rows: Any) -> Any:
+    def interrupted(rows: Any, **how: Any) -> Any:
         if pending:
             pending.pop()()
-        return gather(rows)
+        return batches(rows, **how)
 
-    monkeypatch.setattr(tokens, "gather", interrupted)
+    monkeypatch.setattr(tokens, "batches", interrupted)
 
 
 CHANGES: dict[str, Callable[[LateInteractionIndex, AclPolicy], object]] = {

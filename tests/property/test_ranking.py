@@ -11,7 +11,7 @@ from lir_agents.arrays import PackedTokens
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse, neighbour_part, standardise
 from lir_agents.ranking.kernels import similarities
 from lir_agents.ranking.maxsim import ABSENT, BLOCK_TOKENS, maxsim, meet
-from lir_agents.ranking.quantise import dequantise, pack, quantise_int8
+from lir_agents.ranking.quantise import dequantise, pack, quantise_int8, quantise_matrix
 
 
 def oracle(query, matrices, weights=None):
@@ -94,8 +94,8 @@ def test_the_order_of_passages_does_not_matter(seed, lengths, q_len, dim):
 def test_a_passage_without_tokens_scores_the_least():
     query, matrices = scene(1, [2, 0, 3, 0], 4, 8)
     maxima = meet(query, pack(matrices)).passages
-    assert (maxima[:, [1, 3]] == ABSENT).all()
-    assert (maxima[:, [0, 2]] > ABSENT).all()
+    assert (maxima[[1, 3]] == ABSENT).all()
+    assert (maxima[[0, 2]] > ABSENT).all()
 
 
 def test_all_passages_empty():
@@ -112,14 +112,55 @@ def test_zero_padding_would_be_wrong_and_is_not_done():
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), dim=st.sampled_from([1, 7, 128, 384]))
 def test_quantising_is_within_half_a_scale(seed, n, dim):
     tokens = unit(np.random.default_rng(seed), n, dim)
-    data, scales = quantise_int8(tokens)
-    assert data.dtype == np.int8
-    assert (np.abs(dequantise(data, scales) - tokens) <= 0.5 * scales[:, None] + 1e-7).all()
+    for data, scales in (quantise_int8(tokens), quantise_matrix(tokens)):
+        assert data.dtype == np.int8
+        assert (np.abs(dequantise(data, scales) - tokens) <= 0.5 * scales[:, None] + 1e-7).all()
 
 
 def test_quantising_zeros_gives_zeros():
-    data, scales = quantise_int8(np.zeros((2, 4), np.float32))
-    assert not dequantise(data, scales).any()
+    for data, scales in (
+        quantise_int8(np.zeros((2, 4), np.float32)),
+        quantise_matrix(np.zeros((2, 4), np.float32)),
+    ):
+        assert not dequantise(data, scales).any()
+
+
+def in_turn(matrices):
+    """Packs of one passage each, all in the same memory, as a store gives them."""
+    longest, dim = max(len(m) for m in matrices), matrices[0].shape[1]
+    data, scales = np.empty((longest, dim), np.int8), np.empty(longest, np.float32)
+    for matrix in matrices:
+        one = pack([matrix])
+        data[: len(matrix)], scales[: len(matrix)] = one.data, one.scales
+        yield PackedTokens(data[: len(matrix)], scales[: len(matrix)], one.offsets)
+        data[:], scales[:] = 99, 99
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any),
+    dim=st.sampled_from([3, 16, 128]),
+    kernel=st.sampled_from(["exact", "int8"]),
+)
+def test_one_scale_or_many_padded_or_not_the_maxima_are_alike(seed, lengths, dim, kernel):
+    query, matrices = scene(seed, lengths, 6, dim)
+    matrices = [
+        m * np.float32(1 + i) for i, m in enumerate(matrices)
+    ]  # scales that differ, as those of one would not
+    plain = pack(matrices)
+    repeats = [-len(m) % BLOCK_TOKENS if len(m) else 0 for m in matrices]
+    padded = pack([np.concatenate([m, np.repeat(m[-1:], n, 0)]) for m, n in zip(matrices, repeats, strict=True)])
+    data, scales = zip(*(quantise_int8(m) for m in matrices), strict=True)
+    many = PackedTokens(np.concatenate(data), np.concatenate(scales), plain.offsets)
+    expected = meet(query, plain, kernel=kernel).blocks
+    np.testing.assert_allclose(meet(query, in_turn(matrices), kernel=kernel).blocks, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(meet(query, padded, kernel=kernel).blocks, expected, rtol=1e-6, atol=1e-6)
+    products = similarities(query, many, kernel).numpy()[:, : len(query)]
+    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(many.offsets)])
+    np.testing.assert_allclose(
+        np.maximum(meet(query, many, kernel=kernel).passages, -1), best, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kernel", ["exact", "int8"])
@@ -127,10 +168,10 @@ def test_many_passages_are_scored_part_by_part_alike(monkeypatch, kernel):
     query, matrices = scene(3, [50, 70, 0, 30, 1, 24, 49], 6, 32)
     packed = pack(matrices)
     whole = meet(query, packed, kernel=kernel)
-    monkeypatch.setattr("lir_agents.ranking.maxsim._BLOCKS_AT_ONCE", 3)
+    monkeypatch.setattr("lir_agents.ranking.maxsim._AT_ONCE", 3 * BLOCK_TOKENS)
     np.testing.assert_allclose(meet(query, packed, kernel=kernel).blocks, whole.blocks, atol=1e-6)
     products = similarities(query, packed, kernel).numpy()[:, : len(query)]
-    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(packed.offsets)]).T
+    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(packed.offsets)])
     np.testing.assert_allclose(whole.passages, best, atol=1e-6)
 
 
