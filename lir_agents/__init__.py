@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from lir_agents.encoding.base import Encoder
     from lir_agents.engine import LateInteractionIndex
     from lir_agents.ingest.redact_keeping import VaultFile
+    from lir_agents.inspecting import Finding
+    from lir_agents.repairing import RepairReport, repair
     from lir_agents.tenants import TenantIndexes
 
 __version__ = "0.1.0"
@@ -55,6 +57,7 @@ __all__ = [
     "Document",
     "Encoder",
     "Failure",
+    "Finding",
     "Hit",
     "IndexLocked",
     "InputError",
@@ -65,6 +68,7 @@ __all__ = [
     "MissingExtra",
     "Overloaded",
     "Principal",
+    "RepairReport",
     "SearchResult",
     "Settings",
     "StageCoverage",
@@ -76,15 +80,19 @@ __all__ = [
     "VaultFile",
     "__version__",
     "load_settings",
+    "repair",
 ]
 
 _LAZY = {
     "LateInteractionIndex": "lir_agents.engine",
     "Encoder": "lir_agents.encoding.base",
+    "Finding": "lir_agents.inspecting",
+    "RepairReport": "lir_agents.repairing",
     "Settings": "lir_agents.config",
     "TenantIndexes": "lir_agents.tenants",
     "VaultFile": "lir_agents.ingest.redact_keeping",
     "load_settings": "lir_agents.config",
+    "repair": "lir_agents.repairing",
 }
 
 

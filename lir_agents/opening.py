@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,7 @@ from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
 from lir_agents.types import Decision, Principal, ToolSignal, Turn
 
-__all__ = ["Access", "Opened", "open_rooms"]
+__all__ = ["Access", "Opened", "agreed_encoder", "open_rooms"]
 
 Access = Literal["open", "acl"] | Policy
 
@@ -70,6 +70,7 @@ def open_rooms(
     redactor: Redactor | Literal[True] | None,
     vault: VaultFile | None,
     create: bool,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Opened:
     """Opens the rooms in the order they depend on each other; see `LateInteractionIndex.open`.
 
@@ -82,7 +83,7 @@ def open_rooms(
         opening.enter_context(IndexLock(layout.lock))
         catalog = opening.enter_context(Catalog.open(layout.catalog, create=create))
         policy = _agreed_policy(catalog, access)
-        model = _agreed_encoder(catalog, encoder, settings.encoder)
+        model = agreed_encoder(catalog, encoder, settings.encoder)
         cleaner = agreed_redactor(catalog, redactor or settings.ingest.redact or None)
         audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
         _write_down(catalog, policy, model, audit)
@@ -92,7 +93,7 @@ def open_rooms(
         keeper = VaultKeeper(catalog, sealed, policy.access_key)
         tokens, lexical, vectors = _derived_stores(layout, model, policy, opening)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
-        reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer)
+        reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer, progress=progress)
         rooms = Rooms(
             catalog=catalog,
             vectors=vectors,
@@ -258,7 +259,7 @@ def _by_name(name: str) -> Literal["open", "acl"]:
     )
 
 
-def _agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None, settings: EncoderSettings) -> Encoder:
+def agreed_encoder(catalog: Catalog, spec: str | Path | Encoder | None, settings: EncoderSettings) -> Encoder:
     """The encoder whose vectors the index holds; any other is refused by its fingerprint."""
     generation = catalog.generation()
     if spec is None and generation is not None:

@@ -208,14 +208,25 @@ def stats(index: IndexDir, as_json: AsJson = False) -> None:
     raise typer.Exit(command.stats(index, as_json=as_json))
 
 
-@app.command(epilog=examples("lir doctor", "lir doctor --index notes.lir"))
+@app.command(
+    epilog=examples("lir doctor", "lir doctor --index notes.lir", "lir doctor --index notes.lir --repair --json")
+)
 def doctor(
     index: Annotated[
         Path | None, typer.Option("--index", metavar="DIR", envvar="LIR_INDEX", help="Check this index as well.")
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again from the catalog what is damaged, missing or too much.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the installation and, if named, an index from end to end; exit code 1 if anything is wrong."""
+    """Check the installation and, if named, an index from end to end; exit code 1 if anything is wrong.
+
+    Nothing is mended without --repair. What can be made from nothing else (catalog, audit log, what conversations
+    said) is named with the next step and left as it is.
+    """
     from lir_agents.cli import status as command
 
-    raise typer.Exit(command.doctor(index, as_json=as_json))
+    if repair and index is None:
+        raise typer.BadParameter("--repair needs --index DIR.")
+    raise typer.Exit(command.doctor(index, repair=repair, as_json=as_json))

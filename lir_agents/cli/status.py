@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -14,7 +15,10 @@ from rich.text import Text
 
 from lir_agents.cli import console
 from lir_agents.cli.console import printable
-from lir_agents.errors import IntegrityError
+from lir_agents.errors import LirError
+
+if TYPE_CHECKING:
+    from lir_agents.repairing import RepairReport
 
 __all__ = ["Finding", "doctor", "stats"]
 
@@ -52,24 +56,33 @@ def _readable(name: str, value: Any) -> str:
     return printable(str(value))
 
 
-def doctor(index_dir: Path | None, *, as_json: bool) -> int:
-    """Runs every check, says what each found; 1 if one failed."""
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("python", _python),
-        ("libraries", _libraries),
-        ("bundled encoder", _encoder),
-    ]
+def doctor(index_dir: Path | None, *, repair: bool = False, as_json: bool) -> int:
+    """Runs every check, mends what it may, says what each found; 1 if anything is still wrong."""
+    findings = [_run("python", _python), _run("libraries", _libraries), _run("bundled encoder", _encoder)]
+    report = None
     if index_dir is not None:
-        checks.append(("index", lambda: _index(index_dir)))
-    findings = [_run(name, check) for name, check in checks]
+        found, report = _index(index_dir, repair=repair)
+        findings.append(found)
     ok = all(finding.ok for finding in findings)
     if as_json:
-        console.emit_json({"ok": ok, "checks": [asdict(finding) for finding in findings]})
+        shown: dict[str, Any] = {"ok": ok, "checks": [asdict(finding) for finding in findings]}
+        if report is not None:
+            shown["index"] = asdict(report)
+        console.emit_json(shown)
     else:
         for finding in findings:
             mark = Text("✔ ", style="green") if finding.ok else Text("✘ ", style="red")
             console.out().print(mark.append(f"{finding.check:<16}", style="bold").append(printable(finding.detail)))
+        _print_report(report)
     return console.DONE if ok else console.FAILED
+
+
+def _print_report(report: RepairReport | None) -> None:
+    for wrong in report.findings if report is not None else ():
+        left = report is not None and wrong in report.left
+        line = Text("  ✘ " if left else "  ✔ ", style="red" if left else "green")
+        line.append(f"{wrong.store:<10}", style="bold").append(printable(wrong.problem))
+        console.out().print(line.append(f". {wrong.remedy}" if left else ": mended"), soft_wrap=True)
 
 
 def _run(name: str, check: Callable[[], str]) -> Finding:
@@ -103,12 +116,40 @@ def _encoder() -> str:
     )
 
 
-def _index(index_dir: Path) -> str:
-    from lir_agents.engine import LateInteractionIndex
+def _index(index_dir: Path, *, repair: bool) -> tuple[Finding, RepairReport | None]:
+    from lir_agents import repairing
 
-    with LateInteractionIndex.open(index_dir, create=False) as index:
-        problems = index.verify()
-        if problems:
-            raise IntegrityError("; ".join(map(str, problems)))
-        counts = index.stats()
-    return f"{counts['documents']:,} documents, {counts['live_passages']:,} passages, nothing wrong"
+    try:
+        with _progress() as progress:
+            if repair:
+                report = repairing.repair(index_dir, progress=progress)
+            else:
+                wrong = repairing.inspect(index_dir, progress=progress)
+                report = repairing.RepairReport(wrong, wrong)
+    except LirError as error:
+        return Finding("index", False, f"{type(error).__name__}: {error}"), None
+    if not report.ok:
+        return Finding(
+            "index", False, f"damaged: {', '.join(dict.fromkeys(one.store for one in report.left))}"
+        ), report
+    if report.findings:
+        return Finding("index", True, f"mended (event {report.event_id}), nothing wrong now"), report
+    return Finding("index", True, "every text, vector and list of words is where it belongs"), report
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar, or lines, for each thing that is done; none for what is done at once."""
+    with ExitStack() as shown:
+        advances: dict[str, Callable[[int, int], None]] = {}
+
+        def progress(doing: str, done: int, total: int) -> None:
+            if doing not in advances and done < total:
+                shown.close()
+                advance = shown.enter_context(console.progress(doing, unit="passages", total=total))
+                advances.clear()
+                advances[doing] = console.committed(advance)
+            if doing in advances:
+                advances[doing](done, total)
+
+        yield progress

@@ -10,7 +10,7 @@ from lir_agents.arrays import Rows
 from lir_agents.ingest.writing import DerivedStores
 from lir_agents.stores.catalog import Catalog
 
-__all__ = ["drop_unknown", "erase_documents", "finish_erasure"]
+__all__ = ["demand_erasure", "drop_unknown", "erase_documents", "finish_erasure"]
 
 _MARK = "ingest.erasing"
 
@@ -25,10 +25,15 @@ def erase_documents(catalog: Catalog, stores: DerivedStores, ids: Sequence[str])
         StoreError: A store failed, or was being read for too long. The documents are invisible already; calling
             again, or opening the index again, removes what is left.
     """
-    catalog.set_meta(_MARK, "unfinished")
+    demand_erasure(catalog)
     rows = catalog.erase(ids)
     finish_erasure(catalog, stores)
     return rows
+
+
+def demand_erasure(catalog: Catalog) -> None:
+    """Marks that bytes may be left of what the catalog does not know: the next `finish_erasure` removes them."""
+    catalog.set_meta(_MARK, "unfinished")
 
 
 def finish_erasure(catalog: Catalog, stores: DerivedStores) -> bool:

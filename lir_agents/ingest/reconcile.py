@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from lir_agents.arrays import Rows
 from lir_agents.encoding.base import Encoder
+from lir_agents.ingest.anew import prepared_anew
 from lir_agents.ingest.compose import Composer
 from lir_agents.ingest.erasing import drop_unknown, finish_erasure
-from lir_agents.ingest.outline import Outline
-from lir_agents.ingest.writing import DerivedStores, PassageWriter, prepare_passage
+from lir_agents.ingest.writing import DerivedStores, PassageWriter
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 
@@ -47,12 +48,14 @@ def reconcile(
     *,
     encoder: Encoder,
     composer: Composer,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ReconcileReport:
     """Brings the derived stores in line with the catalog. Cheap where they are already.
 
     Pending versions are discarded; rows the catalog does not know leave every store; rows that a store
     lacks, of history too, are written again, from stored vectors where they exist and by encoding where not; an
-    erasure that was interrupted is finished.
+    erasure that was interrupted is finished. After each slab `progress` is told (passages written, passages to
+    write).
 
     Raises:
         StoreError: A store failed; calling again continues.
@@ -66,6 +69,8 @@ def reconcile(
     missing = np.setdiff1d(committed, whole).astype(np.int64)
     for start in range(0, len(missing), _CHUNK):
         _write(catalog, encoder, stores, missing[start : start + _CHUNK], composer)
+        if progress:
+            progress(min(len(missing), start + _CHUNK), len(missing))
     unlisted = np.setdiff1d(live, vectors.rows()).astype(np.int64)
     for start in range(0, len(unlisted), _CHUNK):
         rows = unlisted[start : start + _CHUNK]
@@ -75,13 +80,9 @@ def reconcile(
 
 
 def _write(catalog: Catalog, encoder: Encoder, stores: DerivedStores, rows: Rows, composer: Composer) -> None:
-    passages = catalog.passages(rows)
-    prepared = []
-    for passage in passages:
-        document = catalog.document(passage.document_id, passage.version)
-        headings = Outline.of(document.text).above(passage.start) if document else ()
-        prepared.append(prepare_passage(composer, passage.title, headings, passage.text))
-    PassageWriter(catalog, encoder, stores).write(np.array([p.row for p in passages], np.int64), prepared)
+    passages = list(prepared_anew(catalog, composer, rows))
+    there = np.array([passage.row for passage, _ in passages], np.int64)
+    PassageWriter(catalog, encoder, stores).write(there, [prepared for _, prepared in passages])
     # What was written again may be history: only live rows belong in Chroma.
     retired = np.setdiff1d(rows, np.flatnonzero(catalog.live()))
     if len(retired):

@@ -129,6 +129,21 @@ class ChromaCollection:
                         result[i] = known[name] / np.linalg.norm(known[name])
         return result
 
+    def access_classes(self, rows: Rows) -> NDArray[np.int64]:
+        """The access class that is kept with each row, int64 [n]; -1 where there is none."""
+        result = np.full(len(rows), -1, np.int64)
+        for part in _parts(len(rows), _READ_ROWS):
+            with self._using("read") as collection:
+                got = collection.get(ids=_ids(rows[part]), include=["metadatas"])
+            kept = {
+                int(name): (data or {}).get("access_class")
+                for name, data in zip(got["ids"], got["metadatas"], strict=True)
+            }
+            result[part] = [
+                number if isinstance(number := kept.get(row), int) else -1 for row in rows[part].tolist()
+            ]
+        return result
+
     # ------------------------------------------------------------ writing
 
     def upsert(self, rows: Rows, read: Reader, access_classes: Sequence[int]) -> None:

@@ -6,13 +6,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from lir_agents.errors import InputError, IntegrityError, LirError, StoreError
 
-__all__ = ["Database", "chunks", "translate"]
+__all__ = ["Database", "chunks", "file_problems", "translate"]
 
 _BUSY_TIMEOUT_S = 30.0
 _IDLE_READERS = 8  # connections kept open between reads; more exist only while more threads read
@@ -35,6 +35,16 @@ def chunks(values: Sequence[Value]) -> Iterator[tuple[Sequence[Value], str]]:
     for start in range(0, len(values), _CHUNK):
         piece = values[start : start + _CHUNK]
         yield piece, ",".join("?" * len(piece))
+
+
+def file_problems(path: Path, *, most: int = 5) -> list[str]:
+    """What SQLite's own check finds wrong with any SQLite file, without changing it; empty when it is sound."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({int(most)})")]
+    except sqlite3.Error as error:
+        return [str(error)]
+    return [line for line in found if line != "ok"]
 
 
 def translate(error: sqlite3.Error, operation: str, path: Path) -> LirError:

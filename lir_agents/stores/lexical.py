@@ -28,12 +28,14 @@ from lir_agents.stores.postings import (
     MAX_ROW,
     Lengths,
     check_entry,
+    content_sum,
+    content_sums,
     inconsistent_rows,
     postings,
     replace,
 )
 
-__all__ = ["Bm25", "LmdbLexical", "top"]
+__all__ = ["Bm25", "LmdbLexical", "contents_of", "top"]
 
 T = TypeVar("T")
 _INITIAL_MAP_BYTES = 64 << 20
@@ -212,9 +214,23 @@ class LmdbLexical:
         with self._file.unchanging(), self._file.reading("verify") as (txn, databases):
             return inconsistent_rows(txn, databases, self._current_lengths(txn, databases))
 
+    def contents(self) -> NDArray[np.uint64]:
+        """One number for what each row holds: uint64 [rows], 0 where no row is. Reads the whole file.
+
+        Compared with `contents_of` the texts that were added, it tells a row that has become another one.
+        """
+        with self._file.unchanging(), self._file.reading("verify") as (txn, databases):
+            return content_sums(txn, databases, self._current_lengths(txn, databases))
+
     def _current_lengths(self, txn: Any, databases: dict[bytes, Any]) -> Lengths:
         lengths = self._lengths = Lengths.read(txn, databases, self._lengths)
         return lengths
+
+
+def contents_of(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """What `LmdbLexical.contents` gives for rows of these texts: uint64 [n]."""
+    analyzer = Analyzer()
+    return np.array([content_sum(Counter(analyzer.terms(text))) for text in texts], np.uint64)
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -14,9 +14,11 @@ Arrays are little-endian.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ __all__ = [
     "MAX_OCCURRENCES",
     "MAX_ROW",
     "Lengths",
+    "content_sum",
+    "content_sums",
     "inconsistent_rows",
     "postings",
     "replace",
@@ -158,6 +162,28 @@ def inconsistent_rows(txn: Any, databases: Mapping[bytes, Any], lengths: Lengths
     return rows_wrong
 
 
+def content_sum(occurrences: Mapping[str, int]) -> int:
+    """A 64-bit sum over what a row holds, whatever the order: equal contents, equal sums."""
+    stems = [(term.encode(), min(count, MAX_OCCURRENCES)) for term, count in occurrences.items()]
+    return sum(int(_mixed(_digest(stem), count)) + int(_mixed(_digest(stem), 0)) for stem, count in stems) % 2**64
+
+
+def content_sums(txn: Any, databases: Mapping[bytes, Any], lengths: Lengths) -> NDArray[np.uint64]:
+    """`content_sum` of each row as the file holds it, uint64 [len(lengths.held)]. Reads the whole file.
+
+    To be called on a file whose rows agree with themselves (`inconsistent_rows`).
+    """
+    sums = np.zeros(len(lengths.held), np.uint64)
+    for key, value in txn.cursor(databases[POSTINGS]):
+        packed = _words(value)
+        rows = (packed >> _ROW_SHIFT).astype(np.intp) + int.from_bytes(key[-4:], "big") * BLOCK
+        sums[rows] += _mixed(_digest(bytes(key[:-5])), packed & MAX_OCCURRENCES)  # a term lists a row once
+    for key, value in txn.cursor(databases[TERMS]):
+        listed = sum(int(_mixed(_digest(stem), 0)) for stem in _stems(bytes(value)))
+        sums[int.from_bytes(key, "big")] += np.uint64(listed % 2**64)
+    return sums
+
+
 def check_entry(database: bytes, key: memoryview, value: memoryview) -> None:
     """Raises IntegrityError where an entry cannot be one of ours."""
     if database == POSTINGS and (len(value) == 0 or len(value) % _WORD.itemsize or len(key) < 6):
@@ -188,6 +214,19 @@ def _store_lengths(txn: Any, database: Any, key: bytes, changes: Sequence[tuple[
         txn.put(key, values.tobytes(), db=database)
     else:
         txn.delete(key, db=database)
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(stem: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(stem, digest_size=8).digest(), "little"))
+
+
+def _mixed(stem: np.uint64, occurrences: Any) -> Any:
+    """uint64, one for each number of occurrences."""
+    with np.errstate(over="ignore"):
+        mixed = stem ^ (np.asarray(occurrences, np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(27))
 
 
 def _revision(txn: Any, databases: Mapping[bytes, Any]) -> int:

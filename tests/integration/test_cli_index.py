@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,40 @@ def test_doctor_finds_nothing_wrong(lir: Lir, index: Path) -> None:
     assert code == 0
     assert found["ok"]
     assert [check["check"] for check in found["checks"]] == ["python", "libraries", "bundled encoder", "index"]
+
+
+def test_doctor_finds_what_is_damaged_and_mends_it_when_told_to(lir: Lir, index: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(index, tmp_path / "i"))
+    shutil.rmtree(copy / "lexical.lmdb")
+    code, shown, _ = lir("doctor", "--index", copy)
+    assert code == 1
+    assert "✘ lexical" in shown
+    assert "--repair" in shown
+    code, shown, _ = lir("doctor", "--index", copy, "--repair", "--json")
+    found = json.loads(shown)
+    assert (code, found["ok"], found["index"]["left"]) == (0, True, [])
+    assert [(one["store"], one["mend"]) for one in found["index"]["findings"]] == [("lexical", "rebuild")]
+    code, shown, _ = lir("audit", "show", found["index"]["event_id"], "--index", copy, "--json")
+    assert (code, json.loads(shown)["kind"]) == (0, "configuration")
+    assert lir("doctor", "--index", copy)[0] == 0
+    assert json.loads(lir("search", "soup at noon", "--index", copy, "--json")[1])["hits"][0]["document_id"] == (
+        "canteen.txt"
+    )
+
+
+def test_doctor_says_what_it_cannot_mend(lir: Lir, index: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(index, tmp_path / "i"))
+    (copy / "audit.sqlite").write_bytes(b"not a database" * 100)
+    code, shown, _ = lir("doctor", "--index", copy, "--repair")
+    assert code == 1
+    assert "✘ audit" in shown
+    assert "backup" in shown
+    assert (copy / "audit.sqlite").read_bytes() == b"not a database" * 100
+
+
+def test_repair_needs_an_index(lir: Lir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIR_INDEX", raising=False)
+    assert lir("doctor", "--repair")[0] == 2
 
 
 def test_doctor_names_a_damaged_index(lir: Lir, tmp_path: Path) -> None:
