@@ -41,6 +41,9 @@ T = TypeVar("T")
 _ORDER = itertools.count()
 """Tells apart, and keeps in order, what one process remembers while its clock stands still."""
 
+_DIGITS = 20
+"""Of a key's nanoseconds."""
+
 _AT_ONCE = 16
 """Store calls at a time: a store that hangs for ever costs so many threads and no more."""
 
@@ -88,6 +91,7 @@ class SessionMemory:
         self._scrub = scrub
         self._tidy: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._noting = threading.Lock()
+        self._latest_ns = 0  # of all keys written or seen: order survives a clock that goes backwards
 
     def over(self, store: BaseStore) -> SessionMemory:
         """The same memory, kept in another store."""
@@ -138,7 +142,7 @@ class SessionMemory:
                 entry = entry_of_turn(thing, at=now, expires=expires, max_chars=self._settings.max_chars)
             else:
                 entry = entry_of_signal(thing, at=now, expires=expires, max_chars=self._settings.max_chars)
-            puts.append(PutOp(namespace, _key(now), entry.to_value(), index=False))
+            puts.append(PutOp(namespace, self._key(now), entry.to_value(), index=False))
         if not puts:
             return
 
@@ -167,6 +171,8 @@ class SessionMemory:
         now = datetime.fromtimestamp(self._clock(), UTC)
         self._note(namespace, tidy=False)
         entries = self._in_time("recall", lambda: [Entry.from_value(*item) for item in self._items(namespace)])
+        if entries:
+            self._see(entries[-1].key)
         kept = [entry for entry in entries if entry.expires > now]
         self._note(namespace, tidy=len(kept) == len(entries) < self._settings.max_turns + _SLACK)
         kept = kept[-self._settings.max_turns :] if self._settings.max_turns else []
@@ -231,6 +237,21 @@ class SessionMemory:
         """Keys and values of a thread, oldest first. A search is by prefix; this very namespace is meant."""
         items = self._store.search(namespace, limit=max(_PAGE, 10 * (self._settings.max_turns + _SLACK)))
         return sorted(((item.key, item.value) for item in items if item.namespace == namespace), key=_by_key)
+
+    def _key(self, now: datetime) -> str:
+        """A key behind every one that was written or seen here, whatever the clock says."""
+        with self._noting:
+            self._latest_ns = at = max(int(now.timestamp() * 1e9), self._latest_ns)
+        # Nanoseconds first, so that keys sort by time; then this process's own count, where the clock stands still;
+        # then a random end, because another process may write at the same moment.
+        return f"{at:0{_DIGITS}d}-{next(_ORDER):012d}-{uuid.uuid4().hex[:12]}"
+
+    def _see(self, key: str) -> None:
+        """Notes the newest key of a thread: another process, or another day, may have written it."""
+        at = key.partition("-")[0]
+        if len(at) == _DIGITS and at.isdecimal():
+            with self._noting:
+                self._latest_ns = max(self._latest_ns, int(at) + 1)  # whoever wrote it had a count of its own
 
     def _note(self, namespace: tuple[str, ...], *, tidy: bool) -> None:
         with self._noting:
@@ -318,12 +339,6 @@ def _without(value: dict[str, Any], gone: _Erased) -> dict[str, Any] | None:
 
 def _by_key(item: tuple[str, Any]) -> str:
     return item[0]
-
-
-def _key(now: datetime) -> str:
-    # Nanoseconds first, so that keys sort by time; then this process's own count, where the clock stands still;
-    # then a random end, because another process may write at the same moment.
-    return f"{int(now.timestamp() * 1e9):020d}-{next(_ORDER):012d}-{uuid.uuid4().hex[:12]}"
 
 
 @contextmanager
