@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing: a few minutes the first time."
 	@$(PIP) torch
-	@$(PIP) -e '.[dev,cedar,langchain,llama-index,openvino]'
+	@$(PIP) -e '.[dev,cedar,langchain,llama-index,openvino,telemetry]'
 	@touch $@
 
 demo: $(STAMP) ## Index the Python language reference and hold a conversation over it
@@ -63,7 +63,7 @@ api: $(STAMP) ## Write the snapshot of the public API that a test compares with
 constraints: ## Pin what a fresh environment resolves to today, into constraints.txt
 	$(PYTHON) -m venv --clear build/pins
 	build/pins/bin/python -m pip install --quiet torch==$(shell sed -n 's/^torch==//p' constraints.txt)
-	build/pins/bin/python -m pip install --quiet -e '.[dev,bench,cedar,langchain,llama-index,openvino]'
+	build/pins/bin/python -m pip install --quiet -e '.[dev,bench,cedar,langchain,llama-index,openvino,telemetry]'
 	{ sed -n '/^#/p' constraints.txt; build/pins/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > build/pins.txt
 	mv build/pins.txt constraints.txt
 

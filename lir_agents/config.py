@@ -28,6 +28,7 @@ __all__ = [
     "MemorySettings",
     "SearchSettings",
     "Settings",
+    "TelemetrySettings",
     "load_settings",
 ]
 
@@ -150,6 +151,29 @@ class AuditSettings(_Section):
     )
 
 
+class TelemetrySettings(_Section):
+    """What is told of searches while they run; see docs/telemetry.md. Needs the extra `telemetry`."""
+
+    enabled: bool = Field(False, description="Whether searches are traced and measured, in the whole process.")
+    traces: Literal["host", "otlp", "off"] = Field(
+        "host", description='Where spans go: "host": the process\'s own provider; "otlp": an OTLP collector.'
+    )
+    metrics: Literal["host", "otlp", "prometheus", "off"] = Field(
+        "host", description='Where metrics go: as `traces`, or "prometheus": a page to be scraped.'
+    )
+    logs: bool = Field(False, description="Whether the logger lir_agents writes lines of JSON to standard error.")
+    content: bool = Field(
+        False,
+        description="Whether spans hold queries, passages, their ids and reasons of failures. Metrics never do.",
+    )
+    otlp_endpoint: str = Field(
+        "", description='"": as OTEL_EXPORTER_OTLP_ENDPOINT says, else http://localhost:4317.'
+    )
+    prometheus_host: str = Field("127.0.0.1", description="Address that the page listens on.")
+    prometheus_port: int = Field(9464, ge=0, le=65_535, description="Its port; 0: any that is free.")
+    service_name: str = Field("lir-agents", min_length=1, description="What this process is called.")
+
+
 class Settings(BaseSettings):
     """All settings of an index; see the sections."""
 
@@ -163,6 +187,7 @@ class Settings(BaseSettings):
     fusion: FusionSettings = FusionSettings()
     memory: MemorySettings = MemorySettings()
     audit: AuditSettings = AuditSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
     def settings_customise_sources(

@@ -40,6 +40,7 @@ from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.lock import IndexLock
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
+from lir_agents.telemetry import switch_on
 from lir_agents.types import Decision, Principal, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "agreed_encoder", "open_rooms"]
@@ -77,6 +78,8 @@ def open_rooms(
     Raises:
         InputError, IndexLocked, IntegrityError, ConfigError, StoreError: Nothing stays open.
     """
+    if settings.telemetry.enabled:
+        switch_on(settings.telemetry)
     layout = IndexLayout(path)
     layout.prepare(create=create)
     with ExitStack() as opening:

@@ -19,6 +19,7 @@ from lir_agents.graph.sealing import seal
 from lir_agents.graph.state import Found
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
+from lir_agents.telemetry import count
 from lir_agents.types import Coverage, Hit, Passage, ToolSignal, Turn
 
 __all__ = ["readable_now", "record_event", "settings_digest", "surface"]
@@ -56,7 +57,10 @@ def readable_now(rooms: Rooms, request: Request, scope: AccessScope, rows: Rows)
     classes: list[int | None] = [
         int(column[row]) if row < len(there) and there[row] and column[row] >= 0 else None for row in rows.tolist()
     ]
-    return recheck(scope, classes, snapshot.access_keys)
+    verdicts = recheck(scope, classes, snapshot.access_keys)
+    # What is there and may not be read was let through by the first wall: revoked meanwhile, or a leak.
+    count("leaks.caught", sum(kind is not None and not may for kind, may in zip(classes, verdicts, strict=True)))
+    return verdicts
 
 
 def _hit(rooms: Rooms, request: Request, passage: Passage, ranked: Ranked, position: int, *, rank: int) -> Hit:

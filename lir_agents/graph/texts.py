@@ -17,6 +17,7 @@ from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
 from lir_agents.ranking.quantise import quantise_matrix
 from lir_agents.stores.token_cache import MemoryTokenCache, TextVectors, TokenCache
+from lir_agents.telemetry import count
 from lir_agents.threads import product
 
 __all__ = ["RankedText", "TextReranker"]
@@ -96,6 +97,8 @@ class TextReranker:
         keys = [self._key(text) for text in texts]
         known = self.cache.get(keys)
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        count("cache.hits", len(known))
+        count("cache.misses", len(unknown))
         fresh: dict[bytes, TextVectors] = {}
         names = list(unknown)
         for at, encoding in self.encoder.encode_documents(list(unknown.values())):

@@ -1,13 +1,25 @@
-"""Spans and metrics: counts and seconds, never text."""
+"""Spans and metrics: counts and seconds, never text.
+
+A window, not a room: whoever searches says `observe` and `count`, and nobody listens unless `switch_on` (or
+`observe_with`) was called. Nothing of OpenTelemetry is imported before that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lir_agents.types import SearchResult, StageCoverage
 
-__all__ = ["Observation", "Observer", "observe", "observe_with"]
+if TYPE_CHECKING:
+    from lir_agents.config import TelemetrySettings
+    from lir_agents.telemetry.switch import Telemetry
+
+__all__ = ["Countable", "Observation", "Observer", "count", "observe", "observe_with", "switch_on"]
+
+Countable = Literal["cache.hits", "cache.misses", "leaks.caught"]
+"""What is counted besides searches and their stages; `lir.` comes before it in a metric's name."""
 
 
 class Observation(Protocol):
@@ -57,6 +69,7 @@ class _Nothing:
 
 _NOTHING = _Nothing()
 _observer: Observer | None = None
+_counter: Callable[[Countable, int], None] | None = None
 
 
 def observe(name: str) -> Observation:
@@ -68,7 +81,39 @@ def observe(name: str) -> Observation:
     return _NOTHING if _observer is None else _observer(name)
 
 
-def observe_with(observer: Observer | None) -> None:
-    """Makes an observer the one that is told of every search of this process; None: nobody."""
-    global _observer
-    _observer = observer
+def count(what: Countable, amount: int = 1) -> None:
+    """Adds to a counter, where somebody listens."""
+    if _counter is not None and amount:
+        _counter(what, amount)
+
+
+def observe_with(observer: Observer | None, counter: Callable[[Countable, int], None] | None = None) -> None:
+    """Makes an observer the one that is told of every search of this process, and a counter of all that is counted;
+    None: nobody is."""
+    global _observer, _counter
+    _observer, _counter = observer, counter
+
+
+def switch_on(
+    settings: TelemetrySettings | None = None, *, tracer_provider: Any = None, meter_provider: Any = None
+) -> Telemetry:
+    """Traces and measures every search of this process from now on, with OpenTelemetry.
+
+    Opening an index with the setting `telemetry.enabled` does the same. Calling it again with the same arguments
+    changes nothing.
+
+    Args:
+        settings: What is emitted, and where to; None: the defaults, with the providers of the process.
+        tracer_provider: An OpenTelemetry `TracerProvider` of your own; None: as the settings say.
+        meter_provider: A `MeterProvider` of your own; None: as the settings say.
+
+    Returns:
+        The handle to `shutdown`.
+
+    Raises:
+        MissingExtra: The extra `telemetry` is not installed.
+        ConfigError: It is on already, with other settings; or the port is taken.
+    """
+    from lir_agents.telemetry.switch import begin
+
+    return begin(settings, tracer_provider=tracer_provider, meter_provider=meter_provider)
