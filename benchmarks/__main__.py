@@ -11,7 +11,23 @@ from pathlib import Path
 from benchmarks import tables
 from benchmarks.bench import Bench, say
 
-NAMES = ("quality", "memory", "ablation", "storage", "ingest", "speed", "access", "governing")
+NAMES = (
+    "quality",
+    "memory",
+    "ablation",
+    "access",
+    "governing",
+    "storage",
+    "ingest",
+    "scoring",
+    "speed",
+    "rerankers",
+    "lexical",
+    "scale",
+    "selective",
+    "concurrency",
+    "process",
+)
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 

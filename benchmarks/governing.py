@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import Bench, altered, say, searcher
-from benchmarks.speed import interleaved, percentiles
+from benchmarks.timing import interleaved, percentiles
 from lir_agents import Document, LateInteractionIndex, Principal
 from lir_agents.audit import AuditLog
 from lir_agents.evaluation import Dataset

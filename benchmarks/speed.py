@@ -1,82 +1,56 @@
-"""Milliseconds: a whole search beside LangChain's dense retriever, what memory adds, and the MaxSim kernel alone.
+"""Milliseconds of a whole search: beside LangChain's dense retriever, part by part, and with memory.
 
 What is compared takes turns within one process, so that whatever else the machine does slows both alike.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks.bench import Bench, say
+from benchmarks.corpus import mixed, passages_wanted, questions
+from benchmarks.rivals import chroma_retriever
+from benchmarks.timing import interleaved, percentiles, ratio, ratios
 from lir_agents import LateInteractionIndex, Turn
-from lir_agents.arrays import Rows
-from lir_agents.encoding.bundled import bundled_folder
+from lir_agents.arrays import Encoding
+from lir_agents.encoding.base import QueryText
 from lir_agents.evaluation import Dataset
-from lir_agents.ranking.kernels import best_kernel
-from lir_agents.ranking.maxsim import maxsim
-from lir_agents.ranking.quantise import pack, quantise_int8
+from lir_agents.graph.candidates import Candidates, Reading, find_candidates, look_at, read_query
+from lir_agents.graph.request import checked_request
+from lir_agents.graph.rerank import token_maxima
 
 SETS = ("mtrag_clapnq",)
-_QUERIES = 100
+PASSAGES = 10_000
+PARTS = ("encode", "candidates", "gather and MaxSim")
+_QUERIES = 200
 _REMEMBERED = 20
-_ROUNDS = 200
-_BATCH = 1000
 
 
 def run(bench: Bench) -> None:
-    """Three files: search, memory, maxsim."""
+    """Three files: search, parts, memory."""
+    if bench.standing("speed/search") is None or bench.standing("speed/parts") is None:
+        with mixed(bench, passages_wanted(bench, PASSAGES)) as index:
+            bench.write("speed/search", _search(index, questions(bench, _QUERIES)))
+            bench.write("speed/parts", parts(index, questions(bench, _QUERIES)))
     for name in bench.chosen(SETS):
-        for what, measure in (("search", _search), ("memory", _memory)):
-            if bench.standing(f"speed/{what}") is None:
-                bench.write(f"speed/{what}", measure(bench, name))
-    if bench.standing("speed/maxsim") is None:
-        bench.write("speed/maxsim", _kernels(bench))
-
-
-def interleaved(systems: Mapping[str, Callable[[Any], object]], inputs: Sequence[Any]) -> dict[str, list[float]]:
-    """Milliseconds of every call; for each input every system once, in an order that turns round each time."""
-    for call in systems.values():
-        call(inputs[0])
-    taken: dict[str, list[float]] = {name: [] for name in systems}
-    order = list(systems.items())
-    for given in inputs:
-        for name, call in order:
-            start = time.perf_counter()
-            call(given)
-            taken[name].append((time.perf_counter() - start) * 1000)
-        order = order[::-1]
-    return taken
-
-
-def percentiles(taken: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    return {
-        name: {"p50": statistics.median(values), "p95": float(np.percentile(values, 95))}
-        for name, values in taken.items()
-    }
+        if bench.standing("speed/memory") is None:
+            bench.write("speed/memory", _memory(bench, name))
 
 
 # ---------------------------------------------------------------- a whole search
 
 
-def _search(bench: Bench, name: str) -> dict[str, Any]:
+def _search(index: LateInteractionIndex, queries: list[str]) -> dict[str, Any]:
     """`index.search`, the LangChain retriever over it, and langchain-chroma's dense retriever, k = 10."""
     from lir_agents.langchain import LateInteractionRetriever
 
-    dataset = Dataset.load(bench.data / name)
-    queries = [query.text for query in dataset.queries[: bench.limit or _QUERIES]]
-    with bench.index(dataset) as index, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        rows = np.flatnonzero(index.rooms.catalog.live()).astype(np.int64)
-        passages = [passage.text for passage in index.rooms.catalog.passages(rows)]
-        say(f"{name}: {len(passages):,} passages into langchain-chroma")
-        chroma = _chroma_retriever(index, rows, passages, folder)
+    passages = index.stats()["live_passages"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        say(f"{passages:,} passages into langchain-chroma")
+        chroma = chroma_retriever(index, Path(folder))
         retriever = LateInteractionRetriever(index=index, k=10)
         taken = interleaved(
             {
@@ -87,41 +61,54 @@ def _search(bench: Bench, name: str) -> dict[str, Any]:
             queries,
         )
     return {
-        "dataset": dataset.name,
-        "passages": len(passages),
+        "passages": passages,
         "queries": len(queries),
         "latency_ms": percentiles(taken),
+        "against langchain-chroma": ratios(taken, "langchain-chroma"),
     }
 
 
-def _chroma_retriever(index: LateInteractionIndex, rows: Rows, passages: list[str], folder: str) -> Any:
-    """A dense retriever over the same passages and the same model, as one writes it with LangChain.
+def parts(index: LateInteractionIndex, queries: list[str]) -> dict[str, Any]:
+    """The product's own parts, called by hand one after the other, beside the whole of them."""
+    bare = _Parts(index, queries)
+    taken = interleaved(
+        {
+            "search": lambda query: index.search(query, k=10),
+            "encode": bare.encode,
+            "candidates": bare.candidates,
+            "gather and MaxSim": bare.score,
+        },
+        queries,
+    )
+    taken["parts"] = [sum(each) for each in zip(*(taken[name] for name in PARTS), strict=True)]
+    return {
+        "passages": index.stats()["live_passages"],
+        "latency_ms": percentiles(taken),
+        "search against its parts": ratio(taken, "search", "parts"),
+    }
 
-    The passages' vectors are the index's own: the model that LangChain asks for the query made them.
-    """
-    import chromadb
-    from langchain_chroma import Chroma
-    from langchain_core.embeddings import Embeddings
-    from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(bundled_folder()), device="cpu")
+class _Parts:
+    """One search by hand, without graph, policy, memory or log. What a part takes from the one before is there."""
 
-    class SentenceEmbeddings(Embeddings):
-        def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return [vector.tolist() for vector in model.encode(texts, show_progress_bar=False)]
+    def __init__(self, index: LateInteractionIndex, queries: list[str]) -> None:
+        self._rooms = index.rooms
+        request = checked_request({"query": "anything"}, self._rooms.settings.search)
+        self._view = look_at(self._rooms, request, self._rooms.policy.authorize(None, "search"))
+        self._encoded = {query: self.encode(query) for query in queries}
+        self._found = {query: self.candidates(query) for query in queries}
 
-        def embed_query(self, text: str) -> list[float]:
-            return self.embed_documents([text])[0]
+    def encode(self, query: str) -> Encoding:
+        (encoding,) = self._rooms.encoder.encode_queries([QueryText(query)])
+        return encoding
 
-    client = chromadb.PersistentClient(folder)
-    collection = client.create_collection("bench", metadata={"hnsw:space": "cosine"})
-    vectors = index.rooms.tokens.pooled(rows)
-    for start in range(0, len(rows), _BATCH):
-        part = slice(start, start + _BATCH)
-        ids = [str(row) for row in rows[part].tolist()]
-        collection.add(ids=ids, embeddings=vectors[part], documents=passages[part])
-    store = Chroma("bench", SentenceEmbeddings(), client=client)
-    return store.as_retriever(search_kwargs={"k": 10})
+    def candidates(self, query: str) -> tuple[Reading, Candidates]:
+        turn = read_query(self._rooms, query, self._view, self._encoded[query])
+        return turn, find_candidates(self._rooms, turn, self._view, self._rooms.settings.search.first_stage_k)
+
+    def score(self, query: str) -> object:
+        turn, found = self._found[query]
+        return token_maxima(self._rooms, [turn], found.rows)
 
 
 # ---------------------------------------------------------------- what memory adds
@@ -144,52 +131,10 @@ def _memory(bench: Bench, name: str) -> dict[str, Any]:
             queries,
         )
         index.memory.forget(None, "bench")
-    measured = percentiles(taken)
     return {
         "dataset": dataset.name,
         "remembered_turns": len(turns),
         "queries": len(queries),
-        "latency_ms": measured,
-        "added_ratio": measured["with"]["p50"] / measured["without"]["p50"] - 1,
+        "latency_ms": percentiles(taken),
+        "added_ratio": ratio(taken, "with", "without")["ratio"] - 1,
     }
-
-
-# ---------------------------------------------------------------- the kernel
-
-
-def _kernels(bench: Bench) -> dict[str, Any]:
-    """32 query tokens against 100 passages of 150 tokens: whole scoring, and the bare byte product in it."""
-    return {
-        "query_tokens": 32,
-        "passages": 100,
-        "passage_tokens": 150,
-        "kernel": best_kernel(),
-        "latency_ms": {str(dim): _kernel(dim, bench.limit or _ROUNDS) for dim in (128, 384)},
-    }
-
-
-def _kernel(dim: int, rounds: int) -> dict[str, dict[str, float]]:
-    import torch
-    from sentence_transformers.util import maxsim as reference
-
-    draw = np.random.default_rng(0)
-    query = _unit(draw.normal(size=(32, dim)))
-    matrices = [_unit(draw.normal(size=(150, dim))) for _ in range(100)]
-    packed, exact = pack(matrices), pack(matrices, quantise=False)
-    documents = [torch.from_numpy(matrix) for matrix in matrices]
-    asked = torch.from_numpy(query)
-    data, bytes_of_query = torch.from_numpy(packed.data), torch.from_numpy(quantise_int8(query)[0])
-    taken = interleaved(
-        {
-            "maxsim, int8": lambda _: maxsim(query, packed),
-            "maxsim, float32": lambda _: maxsim(query, exact),
-            "sentence-transformers": lambda _: reference([asked], documents),
-            "bare int8 product": lambda _: torch._int_mm(data, bytes_of_query.T),
-        },
-        range(rounds),
-    )
-    return percentiles(taken)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

@@ -1,40 +1,43 @@
-"""What one byte per dimension costs in quality and saves in space, against float32 token vectors."""
+"""What a way to store token vectors costs in quality and takes on disk, against float32 token vectors.
+
+Every passage is encoded once; each setting of `SETTINGS` makes an index out of those encodings, and the same search
+runs over all of them and over the float32 vectors themselves. Only the late-interaction signals differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.bench import Bench, altered, as_system, say, searcher
+from benchmarks.corpus import Borrowed
 from lir_agents import LateInteractionIndex
-from lir_agents.arrays import PackedTokens, Rows
-from lir_agents.evaluation import evaluate
+from lir_agents.arrays import Encoding, PackedTokens, Rows
+from lir_agents.config import Settings
+from lir_agents.encoding.base import Encoder
+from lir_agents.encoding.open import open_encoder
+from lir_agents.evaluation import Dataset, System, evaluate
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ingest.outline import Outline
 from lir_agents.ranking.quantise import pack
 from lir_agents.types import Passage
 
-SETS = ("med", "cranfield")
+SETS = ("med", "cranfield", "cisi")
+"""Small ones: their float32 vectors are held in memory, 1.5 KB a token."""
 
-
-class Float32Tokens:
-    """A token store that reads exact vectors from memory; everything else is the index's own store's."""
-
-    def __init__(self, rooms: Rooms, matrices: Mapping[int, NDArray[np.float32]]) -> None:
-        self._matrices = matrices
-        self._nothing = np.zeros((0, rooms.encoder.token_dim), np.float32)
-        self.pooled = rooms.tokens.pooled
-
-    def batches(self, rows: Rows, **_: int) -> Iterator[PackedTokens]:
-        """As `LmdbTokens.batches`, in float32 and in one part; how they are cut saves time and nothing else."""
-        yield pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], quantise=False)
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"default": {}}
+"""Ways to store token vectors, as `Settings(**…)`: a further one is a further line,
+`"compact": {"index": {"token_bits": 2}}`."""
 
 
 def run(bench: Bench) -> None:
-    """The same search over both; one file a collection."""
+    """One file a collection."""
     for name in bench.chosen(SETS):
         if bench.standing(f"storage/{name}") is None:
             bench.write(f"storage/{name}", _measure(bench, name))
@@ -42,32 +45,84 @@ def run(bench: Bench) -> None:
 
 def _measure(bench: Bench, name: str) -> dict[str, Any]:
     dataset = bench.dataset(name)
-    with bench.index(dataset) as index:
-        say(f"{name}: encoding {index.stats()['live_passages']:,} passages in float32")
-        matrices = _encoded(index)
-        exact = searcher(altered(index, tokens=Float32Tokens(index.rooms, matrices)))
-        experiment = evaluate(dataset, {"int8": as_system(index.search), "float32": as_system(exact)})
-        int8_bytes = index.rooms.tokens.size_bytes()
-        pooled = 4 * len(matrices) * index.rooms.encoder.dense_dim
-    float_bytes = sum(matrix.nbytes for matrix in matrices.values()) + pooled
+    bench.indexes.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=bench.indexes)))
+        once = Once(open_encoder())
+        say(f"{name}: encoding")
+        made = {
+            setting: opened.enter_context(_made(folder / f"{setting}.lir", dataset, once, given))
+            for setting, given in SETTINGS.items()
+        }
+        first = next(iter(made.values()))
+        exact = searcher(altered(first, tokens=Float32Tokens(first.rooms, once)))
+        systems: dict[str, System] = {setting: as_system(index.search) for setting, index in made.items()}
+        experiment = evaluate(dataset, {"float32": as_system(exact)} | systems)
+        passages = first.stats()["live_passages"]
+        sizes = {setting: index.rooms.tokens.size_bytes() for setting, index in made.items()}
+        tokens = _tokens(first)
+        sizes["float32"] = 4 * (tokens * once.token_dim + passages * once.dense_dim)
     means = {system: result.metrics["nDCG@10"] for system, result in experiment.systems.items()}
     return {
         "dataset": dataset.name,
         "queries": len(dataset.queries),
-        "passages": len(matrices),
+        "passages": passages,
+        "tokens": tokens,
         "nDCG@10": means,
-        "quality_ratio": means["int8"] / means["float32"],
-        "bytes": {"int8": int8_bytes, "float32": float_bytes},
-        "bytes_ratio": int8_bytes / float_bytes,
+        "quality_ratio": {setting: means[setting] / means["float32"] for setting in made},
+        "bytes": sizes,
+        "bytes_per_token": {system: size / tokens for system, size in sizes.items()},
     }
 
 
-def _encoded(index: LateInteractionIndex) -> dict[int, NDArray[np.float32]]:
-    rooms = index.rooms
-    rows = np.flatnonzero(rooms.catalog.live()).astype(np.int64)
-    texts = [_text(rooms, passage) for passage in rooms.catalog.passages(rows)]
-    numbers = rows.tolist()
-    return {numbers[at]: encoding.tokens for at, encoding in rooms.encoder.encode_documents(texts)}
+@contextmanager
+def _made(path: Path, dataset: Dataset, encoder: Once, given: Mapping[str, Any]) -> Iterator[LateInteractionIndex]:
+    with LateInteractionIndex.open(path, encoder=encoder, settings=Settings(**given)) as index:
+        index.add(dataset.documents())
+        yield index
+
+
+def _tokens(index: LateInteractionIndex) -> int:
+    rows = np.flatnonzero(index.rooms.catalog.live()).astype(np.int64)
+    return int(
+        sum(index.rooms.tokens.gather(rows[at : at + 1000]).lengths.sum() for at in range(0, len(rows), 1000))
+    )
+
+
+# ---------------------------------------------------------------- one encoding for all
+
+
+class Once(Borrowed):
+    """The encoder, which encodes a text once and keeps what came out, in float32."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, [self])
+        self._kept: dict[str, Encoding] = {}
+
+    def get(self, hashes: Sequence[str]) -> dict[str, Encoding]:
+        """What was encoded before, by the hash of its text."""
+        return {key: self._kept[key] for key in hashes if key in self._kept}
+
+    def encode_documents(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoding]]:
+        for i, encoding in super().encode_documents(texts):
+            self._kept[_digest(texts[i])] = encoding
+            yield i, encoding
+
+
+class Float32Tokens:
+    """A token store that reads exact vectors from memory; everything else is the index's own store's."""
+
+    def __init__(self, rooms: Rooms, once: Once) -> None:
+        rows = np.flatnonzero(rooms.catalog.live()).astype(np.int64)
+        texts = [_text(rooms, passage) for passage in rooms.catalog.passages(rows)]
+        kept = once.get([_digest(text) for text in texts])
+        self._matrices = {row: kept[_digest(text)].tokens for row, text in zip(rows.tolist(), texts, strict=True)}
+        self._nothing = np.zeros((0, once.token_dim), np.float32)
+        self.pooled = rooms.tokens.pooled
+
+    def batches(self, rows: Rows, **_: int) -> Iterator[PackedTokens]:
+        """As the index's own store, in float32 and in one part; how they are cut saves time and nothing else."""
+        yield pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], quantise=False)
 
 
 def _text(rooms: Rooms, passage: Passage) -> str:
@@ -75,3 +130,7 @@ def _text(rooms: Rooms, passage: Passage) -> str:
     document = rooms.catalog.document(passage.document_id, passage.version)
     headings = Outline.of(document.text).above(passage.start) if document else ()
     return rooms.composer.compose(passage.title, headings, passage.text).text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,17 +1,17 @@
-"""Tables out of result files: benchmarks/results/README.md, docs/ablation.md, and the tables of README.md."""
+"""Tables out of result files: results/README.md, docs/ablation.md, and those in README.md and performance.md."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from benchmarks import ablation, access, memory, quality, storage
+from benchmarks import ablation, access, memory, plots, quality, speed_tables
+from benchmarks.bars import bars
+from benchmarks.markdown import ABSENT, Results, milliseconds, of, table
 
-Results = dict[str, dict[str, Any]]
 _SYSTEMS = ("bm25", "dense", "hybrid", "maxsim", "lir")
 
 
@@ -24,20 +24,21 @@ def load(results: Path) -> Results:
 
 
 def write(results: Path, root: Path) -> None:
-    """Writes every page that holds tables."""
+    """Writes every page that holds tables, and the plots."""
+    plots.write(load(results), results)
     (results / "README.md").write_text(report(results), encoding="utf-8")
     (root / "docs" / "ablation.md").write_text(ablation_page(load(results)), encoding="utf-8")
-    readme = root / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), load(results)), encoding="utf-8")
+    for page in (root / "README.md", root / "docs" / "performance.md"):
+        page.write_text(filled(page.read_text(encoding="utf-8"), load(results)), encoding="utf-8")
 
 
 def filled(text: str, results: Results) -> str:
     """The text with every `<!-- table: NAME -->` … `<!-- end -->` filled anew."""
 
-    def table(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](results)}\n<!-- end -->"
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]][2](results)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def report(results: Path) -> str:
@@ -50,10 +51,13 @@ def report(results: Path) -> str:
         "`make bench DATA=DIR`; this page alone: `python -m benchmarks tables`.",
         f"Machine: {_machine(found)}",
     ]
-    for name, build in TABLES.items():
-        if (table := build(found)) == _ABSENT:
+    for name, (title, source, build) in TABLES.items():
+        if (made := build(found)) == ABSENT:
             continue
-        parts += [f"## {_TITLES[name]}", f"`python -m benchmarks --data DIR --only {_SOURCES[name]}`", table]
+        command = f"--only {source}" if source else ""
+        parts += [f"## {title}", f"`python -m benchmarks --data DIR {command}`".replace(" `", "`"), made]
+        if (results / f"{name}.svg").is_file():
+            parts.append(f"![{title}]({name}.svg)")
     return "\n\n".join(parts) + "\n"
 
 
@@ -82,9 +86,9 @@ def ablation_page(results: Results) -> str:
 
 
 def _quality(results: Results) -> str:
-    found = _of(results, "quality", quality.SETS)
+    found = of(results, "quality", quality.SETS)
     if not found:
-        return _ABSENT
+        return ABSENT
     rows = []
     for name, result in found:
         scores = {system: result["systems"][system]["nDCG@10"] for system in _SYSTEMS}
@@ -93,13 +97,13 @@ def _quality(results: Results) -> str:
     means = [fmean(result["systems"][system]["nDCG@10"] for _, result in found) for system in _SYSTEMS]
     best = max(means[:-1])
     rows.append(["**mean**", *_bold(means), f"{means[-1] - best:+.4f} ({means[-1] / best - 1:+.1%})", ""])
-    return _table(["collection", *_SYSTEMS, "lir against the best of the others", "p"], rows)
+    return table(["collection", *_SYSTEMS, "lir against the best of the others", "p"], rows)
 
 
 def _memory(results: Results) -> str:
-    found = _of(results, "memory", memory.CONVERSATIONS)
+    found = of(results, "memory", memory.CONVERSATIONS)
     if not found:
-        return _ABSENT
+        return ABSENT
     rows = []
     for name, result in found:
         scores = [result["systems"][system]["nDCG@10"] for system in ("off", "on", "rewrite")]
@@ -112,12 +116,12 @@ def _memory(results: Results) -> str:
                 fmean(one["systems"][system]["nDCG@10"] for one in group) for system in ("off", "on", "rewrite")
             ]
             rows.append([label, *_bold(means), ""])
-    return _table(["collection", "memory off", "memory on", "a person's rewrite", "first turns that differ"], rows)
+    return table(["collection", "memory off", "memory on", "a person's rewrite", "first turns that differ"], rows)
 
 
 def _spliced(results: Results) -> str:
     rows = []
-    for name, result in _of(results, "memory", memory.CONVERSATIONS):
+    for name, result in of(results, "memory", memory.CONVERSATIONS):
         for kind, one in (result["spliced"] or {}).items():
             rows.append([name, kind, one["queries"], *_points(one["off"], one["on"]), f"{one['difference']:+.4f}"])
     for kind in dict.fromkeys(row[1] for row in rows):
@@ -131,95 +135,46 @@ def _spliced(results: Results) -> str:
         "memory on",
         "difference",
     ]
-    return _table(head, rows) if rows else _ABSENT
+    return table(head, rows) if rows else ABSENT
 
 
 def _scoped(results: Results) -> str:
     rows = []
-    for name, result in _of(results, "memory", memory.SCOPED):
+    for name, result in of(results, "memory", memory.SCOPED):
         scores = {system: result["systems"][system]["nDCG@10"] for system in _SYSTEMS}
         rows.append([name, *_bold(scores.values()), f"{scores['lir'] - max(scores['bm25'], scores['dense']):+.4f}"])
-    return _table(["collection", *_SYSTEMS, "lir against the better of bm25 and dense"], rows) if rows else _ABSENT
+    return table(["collection", *_SYSTEMS, "lir against the better of bm25 and dense"], rows) if rows else ABSENT
 
 
 def _tools(results: Results) -> str:
     rows = []
-    for name, result in _of(results, "memory", memory.VERSIONED):
+    for name, result in of(results, "memory", memory.VERSIONED):
         scores = [result["systems"][system]["nDCG@10"] for system in ("off", "on", "wrong")]
         rows.append([name, *_points(*scores)])
     head = ["collection", "no tool output", "tool output, boost", "wrong version claimed at confidence .2"]
-    return _table(head, rows) if rows else _ABSENT
+    return table(head, rows) if rows else ABSENT
 
 
 def _ablation(results: Results) -> str:
-    found = _of(results, "ablation", ablation.SETS)
+    found = of(results, "ablation", ablation.SETS)
     if not found:
-        return _ABSENT
+        return ABSENT
     rows = [["**all signals**", *(f"**{result['all']:.4f}**" for _, result in found), ""]]
     for signal in ablation.SWITCHES:
         cells = [result["without"].get(signal) for _, result in found]
         if any(cells):
             differences = [cell["difference"] for cell in cells if cell]
             rows.append([f"without {signal}", *map(_difference, cells), f"{fmean(differences):+.4f}"])
-    return _table(["", *(name for name, _ in found), "mean"], rows)
+    return table(["", *(name for name, _ in found), "mean"], rows)
 
 
 def _difference(cell: dict[str, float] | None) -> str:
     return "" if cell is None else f"{cell['difference']:+.4f}" + ("*" if cell["p_value"] < 0.05 else "")
 
 
-def _storage(results: Results) -> str:
-    rows = [
-        [
-            name,
-            *_points(result["nDCG@10"]["int8"], result["nDCG@10"]["float32"]),
-            f"{result['quality_ratio']:.2%}",
-            f"{result['bytes']['int8'] / 1e6:.1f} MB",
-            f"{result['bytes']['float32'] / 1e6:.1f} MB",
-            f"{result['bytes_ratio']:.3f}",
-        ]
-        for name, result in _of(results, "storage", storage.SETS)
-    ]
-    head = ["collection", "int8", "float32", "quality kept", "int8 store", "float32 vectors", "bytes ratio"]
-    return _table(head, rows) if rows else _ABSENT
-
-
-def _ingest(results: Results) -> str:
-    rows = [
-        [
-            name.partition("/")[2],
-            f"{result['documents']:,}",
-            f"{result['add_s']:.1f} s",
-            f"{result['documents_per_s']:.1f}",
-            f"{result['add_again_s']:.2f} s",
-            f"{result['ratio']:.2%}",
-        ]
-        for name, result in results.items()
-        if name.startswith("ingest/")
-    ]
-    return (
-        _table(["collection", "documents", "add", "documents/s", "add again, unchanged", "ratio"], rows)
-        if rows
-        else _ABSENT
-    )
-
-
-def _speed(results: Results) -> str:
-    rows: list[list[str]] = []
-    for name, what in (
-        ("search", "k = 10, {passages:,} passages"),
-        ("memory", "{remembered_turns} remembered turns"),
-    ):
-        if result := results.get(f"speed/{name}"):
-            rows += _latencies(f"{name}: " + what.format(**result), result["latency_ms"])
-    for dim, taken in results.get("speed/maxsim", {}).get("latency_ms", {}).items():
-        rows += _latencies(f"MaxSim, 32 × 100 × 150 tokens, {dim} dimensions", taken)
-    return _table(["measured", "system", "p50 ms", "p95 ms"], rows) if rows else _ABSENT
-
-
 def _access(results: Results) -> str:
     rows: list[list[str]] = []
-    for name, result in _of(results, "access", access.DENYING):
+    for name, result in of(results, "access", access.DENYING):
         scores = {system: result["systems"][system]["nDCG@10"] for system in _SYSTEMS}
         rows.append(
             [
@@ -231,16 +186,16 @@ def _access(results: Results) -> str:
             ]
         )
     head = ["collection", *_SYSTEMS, "to be denied", "answers with a forbidden document", "any trace of one"]
-    return _table(head, rows) if rows else _ABSENT
+    return table(head, rows) if rows else ABSENT
 
 
 def _tenants(results: Results) -> str:
     rows = [
         [name, f"{result['tenants']}", f"{result['queries']}", what, f"{leaks}"]
-        for name, result in _of(results, "access", access.TENANTS)
+        for name, result in of(results, "access", access.TENANTS)
         for what, leaks in result["leaks"].items()
     ]
-    return _table(["collection", "tenants", "queries", "looked at", "leaks"], rows) if rows else _ABSENT
+    return table(["collection", "tenants", "queries", "looked at", "leaks"], rows) if rows else ABSENT
 
 
 def _governing(results: Results) -> str:
@@ -248,69 +203,36 @@ def _governing(results: Results) -> str:
     if checked := results.get("governing/access"):
         what = f"access, {checked['passages']:,} passages, {checked['access_classes']} classes"
         for name, one in checked["latency_ms"].items():
-            rows.append([what, name, *_p(one), f"{checked['ratio_of_p50'][name]:.2f} ×"])
+            rows.append([what, name, *milliseconds(one), f"{checked['ratio_of_p50'][name]:.2f} ×"])
     if recorded := results.get("governing/audit"):
         for name, one in recorded["latency_ms"].items():
             added = recorded["added_ms"].get(name)
             interval = (
                 "" if added is None else f"{added['p50']:+.2f} ms ({added['low']:+.2f} to {added['high']:+.2f})"
             )
-            rows.append(["audit", name, *_p(one), interval])
+            rows.append(["audit", name, *milliseconds(one), interval])
         for name, one in recorded["append_ms"].items():
-            rows.append(["the append within such a search", name, *_p(one), ""])
+            rows.append(["the append within such a search", name, *milliseconds(one), ""])
         for when, taken in recorded["fdatasync_ms"].items():
             rows.append(["a bare disk sync of 16 KB", when, f"{taken:.2f}", "", ""])
-    return _table(["measured", "", "p50 ms", "p95 ms", "against without"], rows) if rows else _ABSENT
+    return table(["measured", "", "p50 ms", "p95 ms", "against without"], rows) if rows else ABSENT
 
 
-def _p(one: dict[str, float]) -> list[str]:
-    return [f"{one['p50']:.2f}", f"{one['p95']:.2f}"]
-
-
-def _latencies(what: str, taken: dict[str, dict[str, float]]) -> list[list[str]]:
-    return [[what, system, f"{one['p50']:.2f}", f"{one['p95']:.2f}"] for system, one in taken.items()]
-
-
-TABLES: dict[str, Callable[[Results], str]] = {
-    "quality": _quality,
-    "memory": _memory,
-    "spliced": _spliced,
-    "scoped": _scoped,
-    "tools": _tools,
-    "ablation": _ablation,
-    "storage": _storage,
-    "ingest": _ingest,
-    "speed": _speed,
-    "access": _access,
-    "tenants": _tenants,
-    "governing": _governing,
+_OWN: dict[str, tuple[str, str, Callable[[Results], str]]] = {
+    "quality": ("Ranking quality, memory off", "quality", _quality),
+    "memory": ("Conversations", "memory", _memory),
+    "spliced": ("Topic shifts", "memory", _spliced),
+    "scoped": ("Long conversations, scoped by a filter", "memory", _scoped),
+    "tools": ("A tool's answer decides the version", "memory", _tools),
+    "ablation": ("What each signal is worth", "ablation", _ablation),
+    "access": ("What may not be read", "access", _access),
+    "tenants": ("Tenants", "access", _tenants),
+    "governing": ("What governing costs", "governing", _governing),
 }
-_TITLES = {
-    "quality": "Ranking quality, memory off",
-    "memory": "Conversations",
-    "spliced": "Topic shifts",
-    "scoped": "Long conversations, scoped by a filter",
-    "tools": "A tool's answer decides the version",
-    "ablation": "What each signal is worth",
-    "storage": "Token vectors in one byte per dimension",
-    "ingest": "Adding documents",
-    "speed": "Speed",
-    "access": "What may not be read",
-    "tenants": "Tenants",
-    "governing": "What governing costs",
-}
-_SOURCES = (
-    dict.fromkeys(("memory", "spliced", "scoped", "tools"), "memory")
-    | {name: name for name in ("quality", "ablation", "storage", "ingest", "speed", "access", "governing")}
-    | {"tenants": "access"}
-)
-_ABSENT = "No result file yet: run `make bench`."
+TABLES = {"bars": ("Promises", "", bars)} | _OWN | speed_tables.TABLES
+"""Title, measurement ("": all of them) and maker of each table."""
 
 # ---------------------------------------------------------------- pieces
-
-
-def _of(results: Results, kind: str, names: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, results[f"{kind}/{name}"]) for name in names if f"{kind}/{name}" in results]
 
 
 def _machine(results: Results) -> str:
@@ -332,8 +254,3 @@ def _probability(value: float) -> str:
 
 def _points(*values: float) -> list[str]:
     return [f"{value:.4f}" for value in values]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
