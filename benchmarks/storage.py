@@ -120,9 +120,9 @@ class Float32Tokens:
         self._nothing = np.zeros((0, once.token_dim), np.float32)
         self.pooled = rooms.tokens.pooled
 
-    def batches(self, rows: Rows, **_: int) -> Iterator[PackedTokens]:
-        """As the index's own store, in float32 and in one part; how they are cut saves time and nothing else."""
-        yield pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], quantise=False)
+    def gather(self, rows: Rows, *, multiple: int = 1) -> PackedTokens:
+        """As the index's own store, in float32; what `multiple` asks for saves time and nothing else."""
+        return pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], quantise=False)
 
 
 def _text(rooms: Rooms, passage: Passage) -> str:

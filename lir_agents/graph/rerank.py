@@ -37,9 +37,9 @@ class Ranked:
 
 
 def token_maxima(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[Maxima]:
-    """What the tokens of each reading found in each row's passage. Each is read once, for all readings."""
+    """What the tokens of each reading found in each row's passage. One gather, one product."""
     together = np.concatenate([reading.encoding.tokens for reading in readings])
-    maxima = meet(together, rooms.tokens.batches(rows, multiple=BLOCK_TOKENS))
+    maxima = meet(together, rooms.tokens.gather(rows, multiple=BLOCK_TOKENS))
     ends = np.cumsum([0, *(len(reading.encoding.tokens) for reading in readings)]).tolist()
     return [maxima.of(slice(start, end)) for start, end in pairwise(ends)]
 

@@ -40,15 +40,11 @@ class QueryTokens:
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
         kernel: Which kernel; None for the fastest here.
-
-    Attributes:
-        width: Columns of a product: the next multiple of 8 from q_len.
     """
 
     def __init__(self, query: NDArray[np.float32], kernel: Kernel | None = None) -> None:
         rows = np.zeros((-(-len(query) // _STEP) * _STEP, query.shape[1]), np.float32)
         rows[: len(query)] = query
-        self.width = len(rows)
         self._exact = torch.from_numpy(rows).T
         self._digits: torch.Tensor | None = None
         self._scales = torch.ones(len(rows))

@@ -11,7 +11,6 @@ the query meet together (evidence at the level of passages: Callan, SIGIR 1994).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,8 +31,9 @@ BLOCK_TOKENS: Final = 24
 """Tokens of a block, about a sentence; 16 does as well, 8 and 48 less (nDCG@10 over the open sets)."""
 
 
-_AT_ONCE: Final = 75 * BLOCK_TOKENS
-"""Tokens that fit into a core's own cache with their products, where the largest are then looked for."""
+_AT_ONCE: Final = 2048 * BLOCK_TOKENS
+"""Tokens multiplied at a time: bounds the memory of the products, and so few are for one thread. Smaller parts stay
+in a core's own cache, but every call takes the interpreter back, and threads that search wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,58 +96,52 @@ class Maxima:
         return out
 
 
-def meet(
-    query: NDArray[np.float32], packed: PackedTokens | Iterable[PackedTokens], *, kernel: Kernel | None = None
-) -> Maxima:
+def meet(query: NDArray[np.float32], packed: PackedTokens, *, kernel: Kernel | None = None) -> Maxima:
     """Lets every query token look for its like in every passage.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
-        packed: n passages of the same dim; or parts of them in order, each of which is done with before the next is
-            asked for (`TokenStore.batches`): what was just read is then still in the processor's cache.
+        packed: n passages of the same dim.
         kernel: See `QueryTokens`.
 
     Fastest where a passage has one scale and a number of tokens that is a multiple of `BLOCK_TOKENS`, as the token
     store gives it: then nothing is copied, and only the maxima are scaled.
     """
     tokens = QueryTokens(query, kernel)
-    counts, scales = [np.zeros(1, np.int64)], [np.zeros(0, np.float32)]
-    largest = [torch.empty((0, tokens.width), dtype=torch.int32)]
-    with alone():
-        for part in [packed] if isinstance(packed, PackedTokens) else packed:
-            counts.append(-(-part.lengths // BLOCK_TOKENS))
-            scales.append(_block_maxima(tokens, part, counts[-1], largest))
-        similar = tokens.scaled(torch.cat(largest), np.concatenate(scales))
-    return Maxima(similar.numpy()[:, : len(query)], np.cumsum(np.concatenate(counts)))
+    counts = -(-packed.lengths // BLOCK_TOKENS)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    if len(query) == 0 or offsets[-1] == 0:
+        return Maxima(np.zeros((int(offsets[-1]), len(query)), np.float32), offsets)
+    # A short block repeats its last token, which changes no maximum and makes all blocks alike.
+    members = None if len(packed.data) == offsets[-1] * BLOCK_TOKENS else _members(packed, counts)
+    scales = packed.scales if members is None else packed.scales[members]
+    with alone(len(scales) <= _AT_ONCE):
+        blocks = [
+            _block_maxima(tokens, packed.data, scales[at : at + _AT_ONCE], at, members)
+            for at in range(0, len(scales), _AT_ONCE)
+        ]
+    return Maxima(torch.cat(blocks).numpy()[:, : len(query)], offsets)
 
 
 def _block_maxima(
-    tokens: QueryTokens, part: PackedTokens, counts: NDArray[np.int64], largest: list[torch.Tensor]
-) -> NDArray[np.float32]:
-    """Appends the largest products within each block, [blocks, width], some neighbouring blocks at a time.
-
-    Returns:
-        The scale of each block, float32 [blocks].
-    """
-    data, scales, members = part.data, part.scales, None
-    if len(data) < int(counts.sum()) * BLOCK_TOKENS:
-        # A short block repeats its last token, which changes no maximum and makes all blocks alike.
-        members = _members(part, counts)
-        scales = scales[members]
+    tokens: QueryTokens,
+    data: NDArray[np.int8] | NDArray[np.float32],
+    scales: NDArray[np.float32],
+    at: int,
+    members: NDArray[np.int64] | None,
+) -> torch.Tensor:
+    """The largest similarities within each of the blocks from place `at`, float32 [blocks, width]."""
+    some = slice(at, at + len(scales))
+    if members is None:
+        products = tokens.products(data[some])
+    else:
+        low, high = int(members[at]), int(members[some][-1]) + 1
+        products = tokens.products(data[low:high]).index_select(0, torch.from_numpy(members[some] - low))
     by_block = scales.reshape(-1, BLOCK_TOKENS)
-    alike = bool((by_block == by_block[:, :1]).all())  # the largest product is then the largest similarity
-    for at in range(0, len(scales), _AT_ONCE):
-        some = slice(at, at + _AT_ONCE)
-        if members is None:
-            products = tokens.products(data[some])
-        else:
-            low, high = int(members[at]), int(members[some][-1]) + 1
-            products = tokens.products(data[low:high]).index_select(0, torch.from_numpy(members[some] - low))
-        if not alike:
-            products = products.to(torch.float32).mul_(torch.from_numpy(scales[some])[:, None])
-        largest.append(products.view(-1, BLOCK_TOKENS, tokens.width).amax(1))
-    # Copied: the part's memory is somebody else's once it is done with.
-    return by_block[:, 0].copy() if alike else np.ones(len(by_block), np.float32)
+    if (by_block == by_block[:, :1]).all():  # of one scale: the largest product is the largest similarity
+        largest = products.view(len(by_block), BLOCK_TOKENS, -1).amax(1)
+        return tokens.scaled(largest, np.ascontiguousarray(by_block[:, 0]))
+    return tokens.scaled(products, scales).view(len(by_block), BLOCK_TOKENS, -1).amax(1)
 
 
 def _members(part: PackedTokens, counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ safe to call from several threads of one process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -53,9 +53,6 @@ class TokenStore(Protocol):
     def gather(self, rows: Rows, *, multiple: int = 1) -> PackedTokens:
         """All token matrices in one call, in the order asked for; a missing row has an empty range. The last token
         of each is repeated until their number is a multiple of `multiple`."""
-
-    def batches(self, rows: Rows, *, multiple: int = 1, tokens: int = 1200) -> Iterator[PackedTokens]:
-        """The same in parts of about so many tokens, each good until the next is asked for."""
 
     def pooled(self, rows: Rows) -> NDArray[np.float32]:
         """float32 [n, dense_dim], L2-normalised, in the order asked for; zeros where a row is missing."""

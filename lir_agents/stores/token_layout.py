@@ -9,7 +9,7 @@ All numbers are little-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -82,26 +82,26 @@ class TokenLayout:
             values: What is stored under each.
             multiple: Repeats the last token of each passage until their number is a multiple of this.
         """
-        lengths = self._lengths(rows, values)
-        room = _Room(sum(-(-length // multiple) * multiple for length in lengths), self.token_dim)
-        return room.fill(values, lengths, multiple)
-
-    def parts(
-        self, rows: Rows, values: Sequence[memoryview | None], multiple: int, tokens: int
-    ) -> Iterator[PackedTokens]:
-        """What `unpack` gives, in parts of whole passages with about `tokens` tokens, all in the same memory."""
-        lengths = self._lengths(rows, values)
-        longest = max(lengths, default=0)
-        room = _Room(tokens + -(-longest // multiple) * multiple, self.token_dim)
-        start = held = 0
-        for at, length in enumerate(lengths):
-            held += -(-length // multiple) * multiple
-            if held >= tokens or at + 1 == len(lengths):
-                yield room.fill(values[start : at + 1], lengths[start : at + 1], multiple)
-                start, held = at + 1, 0
-
-    def _lengths(self, rows: Rows, values: Sequence[memoryview | None]) -> list[int]:
-        return [self.length(row, value) for row, value in zip(rows.tolist(), values, strict=True)]
+        lengths = [self.length(row, value) for row, value in zip(rows.tolist(), values, strict=True)]
+        data: list[bytes | memoryview] = []
+        scales: list[bytes | memoryview] = []
+        ends = [0]
+        for value, count in zip(values, lengths, strict=True):
+            if value is not None:
+                split = _HEADER.size + count * _SCALE_BYTES
+                scales.append(value[_HEADER.size : split])
+                data.append(value[split:])
+                if more := -count % multiple:
+                    scales.append(bytes(value[split - _SCALE_BYTES : split]) * more)
+                    data.append(bytes(value[-self.token_dim :]) * more)
+                count += more
+            ends.append(ends[-1] + count)
+        # Joining more than a megabyte lets other threads run meanwhile, which copying piece by piece would not.
+        return PackedTokens(
+            np.frombuffer(bytearray().join(data), np.int8).reshape(-1, self.token_dim),
+            np.frombuffer(bytearray().join(scales), "<f4"),
+            np.array(ends, np.int64),
+        )
 
     # ------------------------------------------------------------ pooled
 
@@ -159,32 +159,3 @@ class TokenLayout:
             raise InputError(
                 f"is {list(pooled.shape)}", field="pooled", remedy=f"Pass finite [{len(rows)}, {self.dense_dim}]."
             )
-
-
-class _Room:
-    """Memory for so many tokens, filled again and again."""
-
-    def __init__(self, tokens: int, dim: int) -> None:
-        self._data, self._scales = np.empty((tokens, dim), np.int8), np.empty(tokens, np.float32)
-        # An array without elements has no bytes to cast.
-        self._data_bytes = self._data.reshape(-1).data.cast("B") if tokens else memoryview(bytearray())
-        self._scale_bytes = self._scales.data.cast("B") if tokens else memoryview(bytearray())
-
-    def fill(self, values: Sequence[memoryview | None], lengths: Sequence[int], multiple: int) -> PackedTokens:
-        """Lays the values end to end from the beginning."""
-        width, end, ends = self._data.shape[1], 0, [0]
-        for value, count in zip(values, lengths, strict=True):
-            if value is not None:
-                split = _HEADER.size + count * _SCALE_BYTES
-                self._write(end, count, value[_HEADER.size : split], value[split:])
-                if more := -count % multiple:
-                    last = bytes(value[split - _SCALE_BYTES : split]), bytes(value[-width:])
-                    self._write(end + count, more, *(one * more for one in last))
-                end += count + -count % multiple
-            ends.append(end)
-        return PackedTokens(self._data[:end], self._scales[:end], np.array(ends, np.int64))
-
-    def _write(self, start: int, count: int, scales: bytes | memoryview, data: bytes | memoryview) -> None:
-        width, end = self._data.shape[1], start + count
-        self._scale_bytes[start * _SCALE_BYTES : end * _SCALE_BYTES] = scales
-        self._data_bytes[start * width : end * width] = data

@@ -9,7 +9,6 @@ of 100 passages (5.9 MB) that takes 1.6 ms where fetching them takes .65. `verif
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,25 +141,6 @@ class LmdbTokens:
         with self._file.reading("gather") as (txn, databases):
             get, database = txn.get, databases[_TOKENS]
             return self._layout.unpack(rows, [get(key, db=database) for key in _keys(rows)], multiple)
-
-    def batches(self, rows: Rows, *, multiple: int = 1, tokens: int = 1200) -> Iterator[PackedTokens]:
-        """What `gather` gives, some passages at a time: each part is good until the next is asked for.
-
-        A part is read into the same memory again and again, which stays in the processor's cache: whoever works on
-        it at once reads nothing twice from afar. Writes wait until the iterator is exhausted or closed.
-
-        Args:
-            rows: int64 [n].
-            multiple: As in `gather`.
-            tokens: About how many a part holds.
-
-        Raises:
-            IntegrityError: An entry is not what it claims to be; the message names the row.
-        """
-        with self._file.reading("gather") as (txn, databases):
-            get, database = txn.get, databases[_TOKENS]
-            values = [get(key, db=database) for key in _keys(rows)]
-            yield from self._layout.parts(rows, values, multiple, tokens)
 
     def pooled(self, rows: Rows) -> NDArray[np.float32]:
         """float32 [n, dense_dim], L2-normalised, in the order asked for; zeros where a row is missing.

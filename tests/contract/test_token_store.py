@@ -127,33 +127,6 @@ def test_padding_repeats_the_last_token_of_each_passage(store: LmdbTokens, multi
     assert padded.lengths[2] == 0
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 40), max_size=8),
-    asked=st.lists(st.integers(0, 9), max_size=12),
-    multiple=st.integers(1, 25),
-    at_once=st.integers(1, 100),
-)
-def test_batches_are_what_gather_gives_in_parts(tmp_path_factory, lengths, asked, multiple, at_once) -> None:
-    with_store = LmdbTokens.open(tmp_path_factory.mktemp("batches"), TOKEN_DIM, DENSE_DIM)
-    if lengths:
-        with_store.put(np.arange(len(lengths)), packed(lengths, 1), unit(len(lengths), 1))
-    rows, sizes, data, scales = np.array(asked, np.int64), [], [], []
-    for part in with_store.batches(rows, multiple=multiple, tokens=at_once):
-        sizes.append(part.lengths.copy())
-        data.append(part.data.copy())
-        scales.append(part.scales.copy())
-    whole = with_store.gather(rows, multiple=multiple)
-    with_store.close()
-    if not asked:
-        assert not sizes
-        return
-    np.testing.assert_array_equal(np.concatenate(sizes), whole.lengths)
-    np.testing.assert_array_equal(np.concatenate(data), whole.data)
-    np.testing.assert_array_equal(np.concatenate(scales), whole.scales)
-    assert all(size.sum() <= at_once + 48 for size in sizes)  # no part holds much more than was asked for
-
-
 def test_empty_requests_and_an_empty_store(store: LmdbTokens) -> None:
     none = np.empty(0, np.int64)
     assert store.gather(none).data.shape == (0, TOKEN_DIM)

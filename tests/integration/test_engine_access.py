@@ -64,14 +64,14 @@ def between_stages(
 ) -> None:
     """Makes something happen once, after the first stage has its candidates and before they are scored."""
     tokens = index.rooms.tokens
-    batches, pending = tokens.batches, [happens]
+    gather, pending = tokens.gather, [happens]
 
     def interrupted(rows: Any, **how: Any) -> Any:
         if pending:
             pending.pop()()
-        return batches(rows, **how)
+        return gather(rows, **how)
 
-    monkeypatch.setattr(tokens, "batches", interrupted)
+    monkeypatch.setattr(tokens, "gather", interrupted)
 
 
 CHANGES: dict[str, Callable[[LateInteractionIndex, AclPolicy], object]] = {

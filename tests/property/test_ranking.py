@@ -125,17 +125,6 @@ def test_quantising_zeros_gives_zeros():
         assert not dequantise(data, scales).any()
 
 
-def in_turn(matrices):
-    """Packs of one passage each, all in the same memory, as a store gives them."""
-    longest, dim = max(len(m) for m in matrices), matrices[0].shape[1]
-    data, scales = np.empty((longest, dim), np.int8), np.empty(longest, np.float32)
-    for matrix in matrices:
-        one = pack([matrix])
-        data[: len(matrix)], scales[: len(matrix)] = one.data, one.scales
-        yield PackedTokens(data[: len(matrix)], scales[: len(matrix)], one.offsets)
-        data[:], scales[:] = 99, 99
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -154,7 +143,6 @@ def test_one_scale_or_many_padded_or_not_the_maxima_are_alike(seed, lengths, dim
     data, scales = zip(*(quantise_int8(m) for m in matrices), strict=True)
     many = PackedTokens(np.concatenate(data), np.concatenate(scales), plain.offsets)
     expected = meet(query, plain, kernel=kernel).blocks
-    np.testing.assert_allclose(meet(query, in_turn(matrices), kernel=kernel).blocks, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(meet(query, padded, kernel=kernel).blocks, expected, rtol=1e-6, atol=1e-6)
     products = similarities(query, many, kernel).numpy()[:, : len(query)]
     best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(many.offsets)])
