@@ -89,11 +89,12 @@ def _complete(path: Path, passages: int) -> bool:
 
 
 def _build(bench: Bench, path: Path, passages: int, *, governed: bool) -> None:
-    documents = [(name, one) for name in bench.chosen(SETS) for one in _documents(bench, name)]
+    names = bench.chosen(SETS)
+    documents = [one for name in names for one in _documents(bench, name)]
     random.Random(0).shuffle(documents)
     say(f"{path.name}: {passages:,} passages of {len(documents):,} documents")
     with ExitStack() as opened:
-        sources = [opened.enter_context(_source(bench, name)) for name in bench.chosen(SETS)]
+        sources = [opened.enter_context(_source(bench, name)) for name in names]
         encoder = Borrowed(open_encoder(), sources)
         index = opened.enter_context(
             LateInteractionIndex.open(path, access="acl" if governed else "open", encoder=encoder)
@@ -101,7 +102,7 @@ def _build(bench: Bench, path: Path, passages: int, *, governed: bool) -> None:
         batch = max(1, min(256, passages // 40))
         rest = islice(enumerate(documents), index.stats()["documents"], None)
         while index.stats()["live_passages"] < passages and (some := list(islice(rest, batch))):
-            index.add([replace(one, acl=[f"group:{at % CLASSES}"] if governed else None) for at, (_, one) in some])
+            index.add([replace(one, acl=[f"group:{at % CLASSES}"] if governed else None) for at, one in some])
         held = index.stats()["live_passages"]
     say(f"{path.name}: {held:,} passages, {encoder.encoded:,} of them encoded here")
     _mark(path).touch()

@@ -75,8 +75,9 @@ def _timed(index: LateInteractionIndex, documents: list[Document]) -> tuple[floa
 def _beside_chroma(bench: Bench) -> dict[str, Any]:
     rounds = min(_ROUNDS, bench.limit or _ROUNDS)
     texts, tokens = _long_texts(bench, (rounds + 1) * _BATCH)
-    batches = [texts[at : at + _BATCH] for at in range(0, len(texts), _BATCH)]
-    say(f"{len(texts):,} passages of {tokens:.0f} tokens in batches of {_BATCH}")
+    size = max(1, len(texts) // (rounds + 1))
+    batches = [texts[at : at + size] for at in range(0, size * (rounds + 1), size)]
+    say(f"{len(batches)} batches of {size} passages of {tokens:.0f} tokens")
     with tempfile.TemporaryDirectory(dir=bench.indexes, ignore_cleanup_errors=True) as folder:
         store = chroma_store(Path(folder) / "chroma")
         with LateInteractionIndex.open(Path(folder) / "ingest.lir", access="open") as index:
@@ -88,12 +89,12 @@ def _beside_chroma(bench: Bench) -> dict[str, Any]:
             held = index.stats()["live_passages"]
     kept = {name: each[1:] for name, each in taken.items()}  # the first batch was the first call, too
     return {
-        "passages": len(texts),
+        "passages": size * len(batches),
         "passages_in_the_index": held,
         "tokens": tokens,
-        "batch": _BATCH,
+        "batch": size,
         "batch_ms": percentiles(kept),
-        "passages_per_s": {name: _BATCH / one["p50"] * 1000 for name, one in percentiles(kept).items()},
+        "passages_per_s": {name: size / one["p50"] * 1000 for name, one in percentiles(kept).items()},
         "langchain-chroma against index.add": ratio(kept, "langchain-chroma", "index.add"),
     }
 

@@ -28,6 +28,7 @@ _NOISE = 0.5
 _TOKENS = 150
 _CANDIDATES = 100
 _MOST_BYTES = 12 << 30
+_PAGE, _OVERHEAD = 4096, 64
 _BATCH = 5_000
 _QUERIES = 100
 _COLD = 20
@@ -60,9 +61,10 @@ def measure(bench: Bench, curve: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokens_each(folder: Path, size: int, dim: int) -> int:
-    """As many as a passage has, or what the disk has room for."""
+    """As many as a passage has, or what the disk has room for; a passage takes whole pages."""
     room = min(_MOST_BYTES, shutil.disk_usage(folder).free // 3)
-    return int(max(4, min(_TOKENS, room // (size * (dim + 8)))))
+    pages = room // size // _PAGE
+    return int(max(4, min(_TOKENS, (pages * _PAGE - _OVERHEAD) // (dim + 4))))
 
 
 def _write(folder: Path, size: int, tokens_each: int, real: NDArray[np.float32], dim: int) -> None:

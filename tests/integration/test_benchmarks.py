@@ -273,7 +273,7 @@ def test_what_a_process_pays_is_measured(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("langchain_chroma", reason="pip install 'lir-agents[bench]'")
     short(data, tmp_path, "process", limit=1)
     found = tables.load(tmp_path / "results")
-    assert found["process/import"]["torch"]["p50"] == 0, "`import lir_agents` does not load torch"
+    assert found["process/import"]["torch"] is False, "`import lir_agents` does not load torch"
     assert found["process/memory"]["grown"]["tokens, own copies"] == 0, "token vectors are mapped, not loaded"
 
 
