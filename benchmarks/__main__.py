@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from benchmarks import tables
-from benchmarks.bench import Bench, say
+from benchmarks.bench import Bench, load, say
 
 NAMES = (
     "quality",
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name in given.only or NAMES:
         say(f"== {name}")
+        if load() > (os.cpu_count() or 1):
+            say(f"this machine is busy (load {load():.1f}): times are of little worth now, ratios of more")
         run: Callable[[Bench], None] = import_module(f"benchmarks.{name}").run
         run(bench)
     if bench.results == _HERE / "results":

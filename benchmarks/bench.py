@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,11 +84,17 @@ class Bench:
         """Writes one result file with the machine and the source it comes from."""
         path = self.results / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"limit": self.limit, "source_sha256": source_sha256(), "machine": describe_machine()}
+        machine = describe_machine() | {"load_average": load()}
+        about = {"limit": self.limit, "source_sha256": source_sha256(), "machine": machine}
         result = {**rounded(dict(measured)), **about}
         path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         say(f"{name}: written")
         return result
+
+
+def load() -> float:
+    """Processes that wanted a core within the last minute, these measurements among them; 0 where nobody counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def say(text: str) -> None:

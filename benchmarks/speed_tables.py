@@ -59,11 +59,11 @@ def _gather(results: Results) -> str:
     if not found:
         return ABSENT
     rows = [
-        [name, *milliseconds(taken), spread(ratio) if (ratio := found.get(f"gather against a {name}")) else ""]
+        [name, *milliseconds(taken), spread(ratio) if (ratio := found.get(f"{name} against a copy")) else ""]
         for name, taken in found["latency_ms"].items()
     ]
     what = f"{found['passages']} passages, {megabytes(found['bytes'])}"
-    return table([what, "p50 ms", "p95 ms", "gather takes"], rows)
+    return table([what, "p50 ms", "p95 ms", "against a copy"], rows)
 
 
 def _scale(results: Results) -> str:
