@@ -8,7 +8,6 @@ search reads them in parts, each into the same memory, and lets MaxSim have it t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,7 +24,7 @@ from benchmarks.corpus import mixed, passages_wanted
 from benchmarks.timing import interleaved, percentiles, ratio
 from lir_agents.arrays import PackedTokens
 from lir_agents.ranking.kernels import best_kernel
-from lir_agents.ranking.maxsim import BLOCK_TOKENS, maxsim, meet
+from lir_agents.ranking.maxsim import BLOCK_TOKENS, maxsim
 from lir_agents.ranking.quantise import pack, quantise_int8
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.threads import alone
@@ -76,7 +75,7 @@ def against_the_product(dim: int, rounds: int, *, rivals: bool = True) -> dict[s
         packed = store.gather(rows, multiple=BLOCK_TOKENS)  # as a search gets them
         systems: dict[str, Call] = {
             "maxsim": lambda _: maxsim(query, packed),
-            "gather and maxsim": lambda _: meet(query, store.batches(rows, multiple=BLOCK_TOKENS)).maxsim(),
+            "gather and maxsim": lambda _: maxsim(query, store.gather(rows, multiple=BLOCK_TOKENS)),
         }
         if rivals:
             exact = pack(matrices, quantise=False)
@@ -180,7 +179,6 @@ def _gather(bench: Bench, rounds: int) -> dict[str, Any]:
         taken = interleaved(
             {
                 "gather": lambda at: tokens.gather(chosen[at]),
-                "read in parts": lambda at: deque(tokens.batches(chosen[at]), maxlen=0),
                 "copy": lambda at: copies.over(sizes[at]),
                 "copy into new memory": lambda at: copies.new(sizes[at]),
             },
@@ -191,7 +189,6 @@ def _gather(bench: Bench, rounds: int) -> dict[str, Any]:
         "held": len(held),
         "bytes": int(np.median(sizes)),
         "latency_ms": percentiles(taken),
-        "read in parts against a copy": ratio(taken, "read in parts", "copy"),
         "gather against a copy": ratio(taken, "gather", "copy"),
     }
 
