@@ -160,6 +160,11 @@ class AuditLog:
             )
             return reading.recorded(reader, reading.positions(reader, wanted, limit))
 
+    def newest(self, kind: Kind, limit: int) -> list[RecordedEvent]:
+        """The last `limit` events of a kind, oldest of them first."""
+        with self._database.read("events") as reader:
+            return reading.recorded(reader, reading.newest(reader, kind, limit))
+
     def unseal(self, event_id: str) -> Mapping[str, Any]:
         """The sealed body of an event, checked against its commitment.
 

@@ -92,6 +92,12 @@ def positions(reader: sqlite3.Connection, wanted: Wanted, limit: int) -> list[in
     return [row[0] for row in rows]
 
 
+def newest(reader: sqlite3.Connection, kind: str, limit: int) -> list[int]:
+    """Positions of the last `limit` events of a kind, in order."""
+    found = "SELECT position FROM event WHERE kind=? ORDER BY position DESC LIMIT ?"
+    return [row[0] for row in reader.execute(found, (kind, limit))][::-1]
+
+
 def recorded(reader: sqlite3.Connection, at: Sequence[int], *, disclose: bool = True) -> list[RecordedEvent]:
     """The events at these positions, each checked against its id."""
     return [_recorded(reader, position, disclose) for position in at]

@@ -200,12 +200,21 @@ def eval_(
     raise typer.Exit(command.run(plan, index, json_file=as_json))
 
 
-@app.command(epilog=examples("lir stats --index notes.lir", "lir stats --index notes.lir --json"))
-def stats(index: IndexDir, as_json: AsJson = False) -> None:
-    """Show what an index holds and how large it is."""
+@app.command(
+    epilog=examples("lir stats --index notes.lir", "lir stats --index notes.lir --last 10000 --json"),
+)
+def stats(
+    index: IndexDir,
+    last: Annotated[int, typer.Option(min=1, metavar="N", help="Look at the last N searches.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an index holds, and how long its last searches took, stage by stage.
+
+    Works beside a process that has the index open, and after it has ended.
+    """
     from lir_agents.cli import status as command
 
-    raise typer.Exit(command.stats(index, as_json=as_json))
+    raise typer.Exit(command.stats(index, last=last, as_json=as_json))
 
 
 @app.command(

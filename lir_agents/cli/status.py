@@ -32,20 +32,53 @@ class Finding:
     detail: str
 
 
-def stats(index_dir: Path, *, as_json: bool) -> int:
-    """Prints what the index says of itself."""
-    from lir_agents.engine import LateInteractionIndex
+def stats(index_dir: Path, *, last: int = 1000, as_json: bool) -> int:
+    """Prints what the index holds and how its last searches went, without opening it."""
+    from lir_agents import watching
 
-    with LateInteractionIndex.open(index_dir, create=False) as index:
-        values = index.stats()
+    held = watching.holdings(index_dir)
+    held["backend"] = _backend(held.get("encoder"))
+    searched = watching.searches(index_dir, last=last)
     if as_json:
-        console.emit_json(values)
+        console.emit_json({**held, "latency": searched})
         return console.DONE
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
-    for name, value in values.items():
+    for name, value in held.items():
         table.add_row(Text(name.replace("_", " "), style="bold"), Text(_readable(name, value), overflow="fold"))
     console.out().print(table)
+    if searched["searches"]:
+        _print_searches(searched)
     return console.DONE
+
+
+def _backend(encoder: str | None) -> str:
+    """What encodes on this machine, with the settings as they are here."""
+    from lir_agents.config import load_settings
+    from lir_agents.encoding.open import open_encoder
+
+    try:
+        return str(getattr(open_encoder(encoder, settings=load_settings().encoder), "backend", "torch"))
+    except LirError as error:
+        return f"not known here: {error}"
+
+
+def _print_searches(searched: Mapping[str, Any]) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"the last {searched['searches']:,} searches")
+    for name in ("p50 ms", "p95 ms", "p99 ms", "searches"):
+        table.add_column(name, justify="right")
+    for stage, taken in {**searched["stages_ms"], "whole, until recorded": searched["whole_ms"]}.items():
+        figures = [f"{taken[name]:,.1f}" for name in ("p50", "p95", "p99")]
+        table.add_row(Text(printable(stage), style="bold"), *figures, f"{taken['count']:,}")
+    console.out().print(table)
+    missed = [
+        f"{stage} {status.replace('_', ' ')} {count:,} times"
+        for stage, counts in searched["fallbacks"].items()
+        for status, count in counts.items()
+    ]
+    console.out().print(
+        f"Left out: {', '.join(missed) or 'nothing'}. Refused: {searched['refused']:,}.", soft_wrap=True
+    )
 
 
 def _readable(name: str, value: Any) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from langgraph.store.memory import InMemoryStore
 
+from lir_agents import AccessDenied, Document, LateInteractionIndex, Principal
 from lir_agents.cli import main
+from tests.hashed_encoder import HashedEncoder
 
 TEXTS = {
     "leave.md": "---\nlang: en\n---\n# Leave\n\nEverybody has thirty days of leave a year.\n",
@@ -19,6 +24,17 @@ TEXTS = {
     "sub/parking.txt": "Park your bicycle behind the house, never in front of it.",
 }
 Lir = Callable[..., tuple[int, str, str]]
+
+
+class Forgetful(InMemoryStore):
+    """A memory that can go down."""
+
+    down = False
+
+    def batch(self, ops: Any) -> Any:
+        if self.down:
+            raise OSError("down")
+        return super().batch(ops)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +186,45 @@ def test_stats_count(lir: Lir, index: Path) -> None:
     found = json.loads(shown)
     assert (code, found["documents"], found["live_passages"], found["access"]) == (0, 3, 3, "open")
     assert "live passages" in lir("stats", "--index", index)[1]
+
+
+def test_stats_tell_how_long_searches_took_beside_the_process_that_makes_them(lir: Lir, tmp_path: Path) -> None:
+    path = tmp_path / "i.lir"
+    store = Forgetful()
+    with LateInteractionIndex.open(path, access="acl", encoder=HashedEncoder(), store=store) as opened:
+        assert json.loads(lir("stats", "--index", path, "--json")[1])["latency"]["searches"] == 0
+        opened.add([Document(id="a", text="Everybody has thirty days of leave.", acl=["group:staff"])])
+        staff = Principal("sam", groups=["group:staff"])
+        results = [opened.search("leave", principal=staff, thread_id="t") for _ in range(5)]
+        with pytest.raises(AccessDenied):
+            opened.search("leave")
+        store.down = True
+        assert not opened.search("leave", principal=staff, thread_id="t").coverage.full
+        ours = opened.stats()
+        code = f"from lir_agents.cli import main; main(['stats', '--index', {str(path)!r}, '--json'])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        found = json.loads(done.stdout)
+        same = ("documents", "access", "epoch", "audit_events", "token_bytes", "fingerprint", "live_passages")
+        assert {name: found[name] for name in same} == {name: ours[name] for name in same}
+        told = found["latency"]
+        assert (told["searches"], told["refused"], told["fallbacks"]) == (6, 1, {"memory": {"failed": 1}})
+        assert told["stages_ms"].keys() == {"authorize", "memory", "first_stage", "rerank"}
+        assert told["stages_ms"]["rerank"]["count"] == 6
+        slowest = max(result.timings_ms["rerank"] for result in results)
+        assert 0 < told["stages_ms"]["rerank"]["p50"] <= slowest + 1e-3
+        whole = told["whole_ms"]
+        assert 0 < whole["p50"] <= whole["p95"] <= whole["p99"]
+        assert whole["p50"] >= told["stages_ms"]["first_stage"]["p50"]
+        code, shown, _ = lir("stats", "--index", path, "--last", 1)
+        assert code == 0
+        for piece in ("the last 1 searches", "rerank", "p99 ms", "memory failed 1 times"):
+            assert piece in shown
+    assert json.loads(lir("stats", "--index", path, "--json")[1])["latency"]["searches"] == 6
+
+
+def test_stats_say_which_backend_encodes(lir: Lir, index: Path) -> None:
+    found = json.loads(lir("stats", "--index", index, "--json")[1])
+    assert found["backend"] in ("torch", "openvino")
 
 
 def test_doctor_finds_nothing_wrong(lir: Lir, index: Path) -> None:

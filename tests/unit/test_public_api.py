@@ -19,6 +19,7 @@ MODULES = (
     "lir_agents.llama_index",
     "lir_agents.policy",
     "lir_agents.evaluation",
+    "lir_agents.telemetry",
 )
 
 
