@@ -342,7 +342,7 @@ class LateInteractionIndex(GovernedIndex):
             **asdict(rooms.catalog.counts()),
             "encoder": generation.name if generation else "",
             "fingerprint": generation.fingerprint if generation else "",
-            "backend": getattr(rooms.encoder, "backend", ""),
+            "backend": str(getattr(rooms.encoder, "backend", None) or "not chosen before the first text"),
             "token_bytes": rooms.tokens.size_bytes(),
             "disk_bytes": sum(file.stat().st_size for file in self._path.rglob("*") if file.is_file()),
             "audit_events": rooms.audit.size,

@@ -51,15 +51,18 @@ def stats(index_dir: Path, *, last: int = 1000, as_json: bool) -> int:
     return console.DONE
 
 
-def _backend(encoder: str | None) -> str:
-    """What encodes on this machine, with the settings as they are here."""
+def _backend(name: str | None) -> str:
+    """What encodes on this machine and why, with the settings as they are here."""
     from lir_agents.config import load_settings
+    from lir_agents.encoding.base import QueryText
     from lir_agents.encoding.open import open_encoder
 
     try:
-        return str(getattr(open_encoder(encoder, settings=load_settings().encoder), "backend", "torch"))
+        encoder = open_encoder(name, settings=load_settings().encoder)
+        encoder.encode_queries([QueryText("which is it?")])  # the first text decides
     except LirError as error:
         return f"not known here: {error}"
+    return str(getattr(encoder, "backend", "torch"))
 
 
 def _print_searches(searched: Mapping[str, Any]) -> None:
