@@ -28,6 +28,7 @@ NAMES = (
     "selective",
     "concurrency",
     "process",
+    "telemetry",
 )
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent

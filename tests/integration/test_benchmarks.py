@@ -277,6 +277,16 @@ def test_what_a_process_pays_is_measured(data: Path, tmp_path: Path) -> None:
     assert found["process/memory"]["grown"]["tokens, own copies"] == 0, "token vectors are mapped, not loaded"
 
 
+@pytest.mark.long
+def test_what_telemetry_costs_is_measured(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="pip install 'lir-agents[telemetry]'")
+    short(data, tmp_path, "telemetry", limit=2)
+    found = tables.load(tmp_path / "results")["speed/telemetry"]
+    assert found["latency_ms"].keys() == {"off", "on", "off again"}
+    assert found["left_when_off_us"] < 100
+    assert found["on to off"]["low"] <= found["on to off"]["ratio"] <= found["on to off"]["high"]
+
+
 def short(data: Path, work: Path, *names: str, limit: int) -> None:
     """Measurements over the mixture of all the collections that there are."""
     where = ["--data", str(data), "--indexes", str(work / "indexes"), "--results", str(work / "results")]
