@@ -39,6 +39,7 @@ class Told:
         parent: The OpenTelemetry context that it began in.
         span: Its span, where it was begun already.
         stages: Of a search, its stages.
+        alone: Whether it is a stage that no search was observed around: of a graph that somebody else runs.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Told:
     parent: Any
     span: Any
     stages: list[Told]
+    alone: bool
 
 
 class Observing:
@@ -115,8 +117,20 @@ class _Observed:
         self._ended = True
         elapsed_ms = (time.perf_counter() - self._begun) * 1000
         stages, self._stages = self._stages or [], None
-        told = Told(self._name, self._started_ns, elapsed_ms, outcome, self._parent, self._span, stages)
-        around = self._search._stages if isinstance(self._search, _Observed) else None
+        search = self._search if isinstance(self._search, _Observed) else None
+        told = Told(
+            self._name,
+            self._started_ns,
+            elapsed_ms,
+            outcome,
+            self._parent,
+            self._span,
+            stages,
+            alone=search is None,
+        )
+        around = (
+            search._stages if search is not None else None
+        )  # none: the search has gone on without it, and is over
         if around is not None:
             around.append(told)  # a list's append is atomic: memory and tools may end at the same moment
         else:

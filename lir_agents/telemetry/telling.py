@@ -96,7 +96,9 @@ class Teller:
                 self._staged(stage, trace.set_span_in_context(told.span))
             self._searched(told)
             return
-        self._staged(told, told.parent)  # of a graph that somebody else runs: nobody else counts what it missed
+        self._staged(told, told.parent)
+        if not told.alone:
+            return  # the search that gave it up has said so
         if isinstance(told.outcome, StageCoverage):
             self._missed(Coverage({told.name: told.outcome}))
         else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +29,9 @@ from lir_agents import AccessDenied, ConfigError, Document, LateInteractionIndex
 from lir_agents.config import Settings, TelemetrySettings
 from lir_agents.graph import RetrievalContext, build_graph
 from lir_agents.graph.texts import TextReranker
-from lir_agents.telemetry import switch_on
+from lir_agents.telemetry import observe, switch_on
 from lir_agents.telemetry.logs import JsonFormatter
+from lir_agents.types import Coverage, SearchResult, StageCoverage
 from tests.hashed_encoder import HashedEncoder
 
 STAGES = {"authorize", "memory", "tools", "first_stage", "rerank", "record"}
@@ -240,6 +243,25 @@ def test_texts_that_are_known_are_cache_hits(index, hear):
     assert (heard.total("lir.cache.misses"), heard.total("lir.cache.hits")) == (2, 2)
 
 
+def test_a_stage_that_ends_after_its_search_is_told_and_counted_once(hear):
+    heard = hear()
+    with observe("search") as search:
+        given_up = observe("rerank").__enter__()
+        given_up.end(StageCoverage("timed_out", "the quetzal is slow", 5.0))  # by whoever waited for it
+        given_up.__exit__(None, None, None)
+        late = observe("memory").__enter__()
+        stages = {"rerank": StageCoverage("timed_out"), "memory": StageCoverage("failed")}
+        search.end(SearchResult((), "query", Coverage(stages), {}, "event"))
+    late.__exit__(OSError, OSError("late"), None)
+    late.end(StageCoverage("failed", "", 9.0))
+    spans = heard.spans
+    assert {spans[name].parent.span_id for name in ("rerank", "memory")} == {spans["search"].context.span_id}
+    assert spans["rerank"].attributes["lir.status"] == "timed_out"
+    assert spans["memory"].attributes["error.type"] == "OSError"
+    assert heard.total("lir.fallbacks") == 2
+    assert "quetzal" not in heard.everything()
+
+
 def test_a_graph_of_somebody_else_is_traced_by_stages(index, hear):
     heard = hear()
     graph = build_graph(index).compile()
@@ -385,6 +407,14 @@ def test_an_index_switches_it_on_by_its_settings_and_prometheus_scrapes_it(quick
     assert 'stage="rerank"' in page
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{telemetry.prometheus_port}/metrics", timeout=2)
+
+
+def test_the_settings_of_the_documentation_are_settings():
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    given = tomllib.loads(block)["telemetry"]
+    assert given.keys() == TelemetrySettings.model_fields.keys()
+    assert TelemetrySettings(**given).enabled
 
 
 def test_it_is_one_for_the_process(hear):
