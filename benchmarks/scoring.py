@@ -2,8 +2,7 @@
 
 MaxSim of 32 query tokens and 100 passages of about 150 tokens, at two widths, beside other libraries and beside the
 bare product of the same bytes: the fastest of several ways to call it, on one thread and on all. Gathering 100
-passages out of the token store beside a plain copy of as many bytes, from memory that the caches do not hold; a
-search reads them in parts, each into the same memory, and lets MaxSim have it there.
+passages out of the token store beside a plain copy of as many bytes, from memory that the caches do not hold.
 """
 
 from __future__ import annotations

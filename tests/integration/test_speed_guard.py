@@ -51,9 +51,9 @@ def best(measure: Callable[[], float], limit: float) -> float:
 
 
 @pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="this processor does not multiply bytes natively")
-@pytest.mark.parametrize(("dim", "limit"), [(128, 5), (384, 6)])
+@pytest.mark.parametrize(("dim", "limit"), [(128, 4.5), (384, 4)])
 def test_scoring_stays_close_to_its_product(dim: int, limit: float) -> None:
-    """Usual: 3 to 4 times the product alone on one thread, at most; in float32 it would be 6 and 11."""
+    """Usual: 2 to 3 times the product alone on one thread; in float32 it would be 6 and 11."""
 
     def measure() -> float:
         taken = scoring.against_the_product(dim, 15, rivals=False)["fastest_ms"]
