@@ -25,7 +25,17 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from lir_agents import AccessDenied, ConfigError, Document, LateInteractionIndex, Principal, ToolSignal
+from lir_agents import (
+    AccessDenied,
+    BudgetExceeded,
+    ConfigError,
+    Document,
+    InputError,
+    LateInteractionIndex,
+    Overloaded,
+    Principal,
+    ToolSignal,
+)
 from lir_agents.config import Settings, TelemetrySettings
 from lir_agents.graph import RetrievalContext, build_graph
 from lir_agents.graph.texts import TextReranker
@@ -215,6 +225,27 @@ def test_a_stage_that_is_missed_is_a_fallback(index, hear):
     assert heard.total("lir.fallbacks", stage="memory", status="failed") == 1
     assert [dict(one.attributes) for one in heard.points()["lir.search.duration"]] == [{"outcome": "partial"}]
     assert heard.spans["memory"].attributes["lir.status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "kind"),
+    [
+        (AccessDenied("no"), "refused", "policy"),
+        (Overloaded("full", retry_after_s=1.0), "refused", "overloaded"),
+        (BudgetExceeded("late", stage="rerank", budget_ms=1.0), "refused", "budget"),
+        (InputError("is odd", field="k"), "invalid", None),
+        (RuntimeError("broken"), "failed", None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_what_is_raised_is_counted_by_its_kind(hear, error, outcome, kind):
+    heard = hear()
+    with pytest.raises(type(error)), observe("search"):
+        raise error
+    (point,) = heard.points()["lir.search.duration"]
+    assert dict(point.attributes) == {"outcome": outcome}
+    refusals = {one.attributes["kind"]: one.value for one in heard.points().get("lir.refusals", ())}
+    assert refusals == ({} if kind is None else {kind: 1})
 
 
 def test_a_leak_that_the_second_wall_catches_is_counted(index, hear, monkeypatch):
