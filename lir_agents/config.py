@@ -8,7 +8,7 @@ LateInteractionIndex.open(path, settings=Settings(search=SearchSettings(first_st
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -25,6 +25,7 @@ __all__ = [
     "EncoderSettings",
     "FusionSettings",
     "IngestSettings",
+    "LimitSettings",
     "MemorySettings",
     "SearchSettings",
     "Settings",
@@ -98,6 +99,41 @@ class SearchSettings(_Section):
     tool_timeout_s: float = Field(5.0, gt=0, description="Seconds that each tool of a search may take.")
     budget_ms: float | None = Field(
         None, gt=0, description="Default time budget of a search in milliseconds; None: none."
+    )
+
+
+Timed = Literal["memory", "tools", "encoder", "lexical", "vectors", "tokens", "first_stage", "rerank"]
+"""What can have a time of its own: a stage, or one of the rooms that stages ask."""
+
+
+class LimitSettings(_Section):
+    """How long parts of a search may take, how many searches run at a time, and what is left alone for a while."""
+
+    stage_budgets_ms: dict[Timed, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Milliseconds that a stage, or a room that it asks, may take before the search goes on without "
+        "it, also where the search has no budget. What is not named may take its share of the search's budget.",
+    )
+    at_work: int | None = Field(
+        None, ge=1, le=1024, description="Searches that work at a time; None: two for each processor, at least 4."
+    )
+    waiting: int = Field(
+        256, ge=0, le=100_000, description="Searches that may wait for their turn; more are refused at once."
+    )
+    stuck: int = Field(
+        32, ge=1, le=1024, description="Threads beyond `at_work` that may be stuck in calls which do not return."
+    )
+    breaker_failures: int = Field(
+        5, ge=1, description="Failures in a row after which a room is left alone (the encoder, a store, memory)."
+    )
+    breaker_open_s: float = Field(
+        1.0, gt=0, description="Seconds for which it is left alone before it is tried again."
+    )
+    breaker_patience_ms: float = Field(
+        500.0,
+        gt=0,
+        description="An answer that is too late for its search but comes within these milliseconds is no failure "
+        "of the room: the budget was short.",
     )
 
 
@@ -184,6 +220,7 @@ class Settings(BaseSettings):
     encoder: EncoderSettings = EncoderSettings()
     ingest: IngestSettings = IngestSettings()
     search: SearchSettings = SearchSettings()
+    limits: LimitSettings = LimitSettings()
     fusion: FusionSettings = FusionSettings()
     memory: MemorySettings = MemorySettings()
     audit: AuditSettings = AuditSettings()

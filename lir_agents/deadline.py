@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
 
 __all__ = ["SideCalls"]
 
 T = TypeVar("T")
+_Task = tuple[Callable[[], Any], "Future[Any]"] | None
+"""What a thread does next; None: it ends."""
+
+_IDLE_S: Final = 10.0
+"""Seconds after which a thread that nobody needs ends."""
 
 
 class SideCalls:
-    """Runs each call in a thread of its own, at most `at_most` at a time.
+    """Runs calls in threads of its own, at most `at_most` at a time, and uses a thread again once its call ended.
 
     A thread cannot be stopped: one that hangs keeps its place until it ends, so that hanging calls do not pile up.
     The threads are daemons, because those of a `ThreadPoolExecutor` are waited for when the interpreter exits: one
@@ -28,7 +35,14 @@ class SideCalls:
 
     def __init__(self, name: str, *, at_most: int) -> None:
         self._name = name
-        self._places = threading.BoundedSemaphore(at_most)
+        self._at_most = at_most
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._places = threading.BoundedSemaphore(self._at_most)
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[_Task]] = []
 
     def start(self, call: Callable[[], T], *, timeout_s: float) -> Future[T]:
         """Starts a call in a copy of the caller's context.
@@ -40,20 +54,19 @@ class SideCalls:
         Raises:
             TimeoutError: No place became free.
         """
+        if self._process != os.getpid():  # a fork copies this object and none of its threads
+            self._begin()
         if not self._places.acquire(timeout=max(0.0, timeout_s)):
             raise TimeoutError("every place is taken by calls that have not ended")
-        future: Future[T] = Future()
         context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                future.set_result(context.run(call))
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the future
-                future.set_exception(error)
-            finally:
-                self._places.release()
-
-        threading.Thread(target=work, name=self._name, daemon=True).start()
+        future: Future[T] = Future()
+        task: _Task = (lambda: context.run(call), future)
+        with self._lock:
+            box = self._idle.pop() if self._idle else None
+        if box is not None:
+            box.put(task)
+        else:
+            threading.Thread(target=self._live, args=(task,), name=self._name, daemon=True).start()
         return future
 
     def run(self, call: Callable[[], T], *, timeout_s: float) -> T:
@@ -67,6 +80,40 @@ class SideCalls:
         if not _ended(future, until - time.monotonic()):
             raise TimeoutError
         return future.result()
+
+    def close(self) -> None:
+        """Ends the threads that have nothing to do; those at work end a little after it."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for box in idle:
+            box.put(None)
+
+    def _live(self, task: _Task) -> None:
+        box: SimpleQueue[_Task] = SimpleQueue()
+        while task is not None:
+            self._do(*task, box)
+            task = None  # what was asked and found lives no longer than whoever waits for it
+            try:
+                task = box.get(timeout=_IDLE_S)
+            except Empty:
+                with self._lock:
+                    if box in self._idle:
+                        self._idle.remove(box)
+                        return
+                task = box.get()  # given at this very moment
+
+    def _do(self, call: Callable[[], Any], future: Future[Any], box: SimpleQueue[_Task]) -> None:
+        try:
+            result, error = call(), None
+        except BaseException as raised:  # noqa: BLE001 - handed to whoever waits for the future
+            result, error = None, raised
+        with self._lock:
+            self._idle.append(box)
+        self._places.release()  # before the caller hears of the end: its next call may have this thread
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 def _ended(future: Future[T], timeout_s: float) -> bool:

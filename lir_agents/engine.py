@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,7 +20,7 @@ from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import InputError
 from lir_agents.governed import GovernedIndex
-from lir_agents.graph.build import walk
+from lir_agents.graph.build import asearch, search
 from lir_agents.graph.candidates import find_candidates, look_at, read_query
 from lir_agents.graph.context import RetrievalContext, standing
 from lir_agents.graph.explaining import explain_hit
@@ -153,6 +152,8 @@ class LateInteractionIndex(GovernedIndex):
 
     def close(self) -> None:
         """Releases every file and the lock. Idempotent; hits given out can no longer be explained."""
+        if self._rooms is not None:
+            self._rooms.limits.threads.close()
         self._rooms = None
         self._resources.close()
 
@@ -223,7 +224,8 @@ class LateInteractionIndex(GovernedIndex):
             filter: Metadata filter, see `lir_agents.types.Filter`.
             as_of: An epoch or an aware datetime: read the index as it was then (under today's access rules); what
                 lies ahead means now.
-            budget_ms: Time for the whole search, in milliseconds.
+            budget_ms: Time for the whole search, in milliseconds; None: the setting `search.budget_ms`. What has
+                not answered by then is left out and named in `coverage`.
             remember: False leaves no trace in the thread's memory.
 
         Returns:
@@ -232,6 +234,8 @@ class LateInteractionIndex(GovernedIndex):
         Raises:
             InputError: A field is bad; the message names it and the remedy.
             AccessDenied: The policy refused the request; the refusal is recorded.
+            BudgetExceeded: Nothing that is both authorised and recorded was ready in time.
+            Overloaded: Too many searches are at work, or wait; nothing was begun.
             StoreError: A store that the answer needs failed, or it could not be recorded.
         """
         context = RetrievalContext(principal, thread_id, budget_ms)
@@ -244,7 +248,7 @@ class LateInteractionIndex(GovernedIndex):
             as_of=as_of,
             remember=remember,
         )
-        return walk(self, given, standing(context))
+        return search(self, given, standing(context))
 
     async def asearch(
         self,
@@ -260,7 +264,7 @@ class LateInteractionIndex(GovernedIndex):
         budget_ms: float | None = None,
         remember: bool = True,
     ) -> SearchResult:
-        """`search`, without blocking the event loop."""
+        """`search`, without blocking the event loop. Cancelled, it frees its thread at the next step."""
         context = RetrievalContext(principal, thread_id, budget_ms)
         given = _given(
             query=query,
@@ -271,7 +275,7 @@ class LateInteractionIndex(GovernedIndex):
             as_of=as_of,
             remember=remember,
         )
-        return await asyncio.to_thread(walk, self, given, standing(context))
+        return await asearch(self, given, standing(context))
 
     def candidates(
         self,

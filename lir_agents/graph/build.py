@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from lir_agents.graph.attempt import Attempt
+from lir_agents.graph.conduct import Conducted
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.nodes import Nodes, as_documents
 from lir_agents.graph.rooms import HasRooms
@@ -18,7 +20,7 @@ from lir_agents.graph.tracing import traced
 from lir_agents.telemetry import observe
 from lir_agents.types import SearchResult
 
-__all__ = ["build_graph", "walk"]
+__all__ = ["asearch", "build_graph", "search"]
 
 
 def build_graph(
@@ -49,26 +51,55 @@ def build_graph(
 
 def _node(nodes: Nodes, name: str) -> Callable[..., dict[str, Any]]:
     def node(state: SearchState, config: RunnableConfig, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
-        made = nodes.step(name, state, Run(runtime, config))
-        return {**made, "documents": as_documents(made["result"])} if "result" in made else made
+        run, made = Run(runtime, config), dict[str, Any]()
+        underway = state["underway"] if name != "authorize" else nodes.underway(run)
+
+        def take(step: str, attempt: Attempt) -> dict[str, Any]:
+            return nodes.step(step, state, run, attempt)
+
+        Conducted(nodes.rooms.limits, underway, (name,), take, made, admitted=name != "tools").run()
+        if "result" in made:
+            return {**made, "documents": as_documents(made["result"])}
+        return {**made, "underway": underway} if name == "authorize" else made
 
     return node
 
 
-def walk(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> SearchResult:
-    """Takes every step in order, on the calling thread.
+def search(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> SearchResult:
+    """Takes every step in order.
 
     Args:
         index: The open index.
         given: What is asked, as the graph's input.
         runtime: Carries the context.
+
+    Raises:
+        BudgetExceeded: Time ran out where nothing can stand in.
+        Overloaded: Too many searches are at work.
+        LirError: As `LateInteractionIndex.search`.
     """
-    nodes, run = Nodes(index), Run(runtime)
-    state: Any = dict(given)
-    step = traced(lambda name: state.update(nodes.step(name, state, run)))
     with observe("search") as observation:
-        for name in STEPS:
-            step(name)
-        result: SearchResult = state["result"]
-        observation.end(result)
+        conducted, state = _conducted(index, given, runtime)
+        conducted.run()
+        observation.end(state["result"])
+    result: SearchResult = state["result"]
     return result
+
+
+async def asearch(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> SearchResult:
+    """`search`, without blocking the event loop."""
+    with observe("search") as observation:
+        conducted, state = _conducted(index, given, runtime)
+        await conducted.arun()
+        observation.end(state["result"])
+    result: SearchResult = state["result"]
+    return result
+
+
+def _conducted(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> tuple[Conducted, dict[str, Any]]:
+    nodes, run, state = Nodes(index), Run(runtime), dict(given)
+
+    def take(name: str, attempt: Attempt) -> dict[str, Any]:
+        return traced(name, lambda: nodes.step(name, cast("SearchState", state), run, attempt))
+
+    return Conducted(nodes.rooms.limits, nodes.underway(run), tuple(STEPS), take, state), state

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from langchain_core.documents import Document as LangChainDocument
 
 from lir_agents.audit import payloads
-from lir_agents.errors import StoreError
+from lir_agents.graph.attempt import Attempt, Budget, Underway
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.conversation import conversation_of
 from lir_agents.graph.find import find
@@ -18,6 +18,7 @@ from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import Ranked, rank
 from lir_agents.graph.rooms import HasRooms, Rooms
+from lir_agents.graph.shown import shown_instead, shown_last
 from lir_agents.graph.stages import CHANNELS, Run, run_stage
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
 from lir_agents.graph.surface import record_event, surface
@@ -42,14 +43,22 @@ class Nodes:
     def rooms(self) -> Rooms:
         return self._index.rooms
 
-    def step(self, name: str, state: SearchState, run: Run) -> dict[str, Any]:
+    def underway(self, run: Run) -> Underway:
+        """A search that begins at this moment."""
+        with refusals_recorded(self.rooms, None):
+            asked = run.context.budget_ms
+        settings, limits = self.rooms.settings, self.rooms.limits
+        ms = settings.search.budget_ms if asked is None else asked
+        return Underway(Budget.of(ms, settings.limits, limits.clock()))
+
+    def step(self, name: str, state: SearchState, run: Run, attempt: Attempt) -> dict[str, Any]:
         """Takes one step: what it adds to the state."""
-        taken: Staged[Any] = getattr(self, name)(state, run)
+        taken: Staged[Any] = getattr(self, name)(state, run, attempt)
         if name == "record":
             return {"result": _with_record(taken)}
         return {CHANNELS[name]: taken}
 
-    def authorize(self, state: SearchState, run: Run) -> Staged[Admitted]:
+    def authorize(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[Admitted]:
         """Checks the request and asks the policy once. A refusal is recorded, then raised."""
 
         def work() -> Admitted:
@@ -59,9 +68,9 @@ class Nodes:
             with refusals_recorded(self.rooms, principal):
                 return Admitted(request, self.rooms.policy.authorize(principal, "search"))
 
-        return run_stage("authorize", run, work)
+        return run_stage("authorize", run, attempt, work)
 
-    def memory(self, state: SearchState, run: Run) -> Staged[Recalled]:
+    def memory(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[Recalled]:
         """Recalls what the conversation said, as far as it may still be read. Its failure costs the memory only."""
         admitted = _value(state["admitted"])
         thread_id, request = run.context.thread_id, admitted.request
@@ -70,15 +79,16 @@ class Nodes:
             status = StageCoverage("ok") if request.history else StageCoverage("skipped", "no conversation")
             return Staged(told, status)
 
+        def readable(names: Sequence[str]) -> set[str]:
+            return readable_names(self.rooms, admitted.scope, names)
+
         def work() -> Recalled:
-            entries = self._memory.recall(
-                admitted.scope.principal, thread_id, lambda names: readable_names(self.rooms, admitted.scope, names)
-            )
+            entries = self._memory.recall(admitted.scope.principal, thread_id, readable)
             return Recalled.of(entries, request.history)
 
-        return run_stage("memory", run, work, otherwise=told)
+        return run_stage("memory", run, attempt, lambda: attempt.ask("memory", work) or told)
 
-    def tools(self, state: SearchState, run: Run) -> Staged[tuple[ToolSignal, ...]]:
+    def tools(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[tuple[ToolSignal, ...]]:
         """Runs the tools that were asked for and joins their answers to those that the caller brought."""
         request = _value(state["admitted"]).request
         calls = request.tool_calls or _asked_by_model(state)
@@ -88,21 +98,20 @@ class Nodes:
             return Staged(tuple(request.tool_signals), status)
         runs: list[ToolRun] = []
 
-        def work() -> tuple[ToolSignal, ...]:
+        def call() -> list[ToolRun]:
             settings = self.rooms.settings
-            runs[:] = run_tools(
-                self._tools,
-                calls,
-                run.config,
-                timeout_s=settings.search.tool_timeout_s,
-                max_chars=settings.memory.max_chars,
-            )
+            timeout_s = attempt.at_most_s("tools", settings.search.tool_timeout_s)
+            chars = settings.memory.max_chars
+            return run_tools(self._tools, calls, run.config, timeout_s=timeout_s, max_chars=chars)
+
+        def work() -> tuple[ToolSignal, ...]:
+            runs[:] = attempt.ask("tools", call) or ()
             self._record_tools(runs, run.context)
             return (*request.tool_signals, *(run.signal for run in runs))
 
-        return run_stage("tools", run, work, judge=lambda _: _judged(runs))
+        return run_stage("tools", run, attempt, work, judge=lambda _: _judged(runs))
 
-    def first_stage(self, state: SearchState, run: Run) -> Staged[Found]:
+    def first_stage(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[Found]:
         """Encodes the turn once, alone and in context, and takes candidates within the scope."""
         admitted = _value(state["admitted"])
         recalled = state["recalled"].value or Recalled(admitted.request.history, ())
@@ -110,57 +119,70 @@ class Nodes:
 
         def work() -> Found:
             conversation = conversation_of(recalled.turns, recalled.signals, signals)
-            return find(self.rooms, admitted.request, admitted.scope, conversation)
+            return find(self.rooms, admitted.request, admitted.scope, conversation, parts=attempt)
 
-        return run_stage("first_stage", run, work)
+        return run_stage("first_stage", run, attempt, work)
 
-    def rerank(self, state: SearchState, run: Run) -> Staged[Ranked]:
-        """Scores MaxSim and fuses the signals."""
+    def rerank(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[Ranked]:
+        """Scores MaxSim and fuses the signals; where nothing could be found, shows what was shown last."""
         found = _value(state["found"])
-        boosts = found.evidence.boosts
-        return run_stage(
-            "rerank",
-            run,
-            lambda: rank(self.rooms, found.turn, found.candidates, context=found.context, boosts=boosts),
-        )
+        if attempt.underway.left.get("first_stage") and not len(found.candidates.rows):
+            ranked = shown_last(self.rooms, found.view, state["recalled"].value, attempt.underway)
+            return Staged(ranked, shown_instead(ranked, attempt.underway))
 
-    def record(self, state: SearchState, run: Run) -> Staged[SearchResult]:
+        def work() -> Ranked:
+            return rank(
+                self.rooms,
+                found.turn,
+                found.candidates,
+                context=found.context,
+                boosts=found.evidence.boosts,
+                parts=attempt,
+            )
+
+        return run_stage("rerank", run, attempt, work)
+
+    def record(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[SearchResult]:
         """Checks once more, records, and only then lets anything out; then remembers the turn."""
-        return run_stage("record", run, lambda: self._recorded(state, run.context))
+        return run_stage("record", run, attempt, lambda: self._recorded(state, run.context, attempt))
 
-    def _recorded(self, state: SearchState, context: RetrievalContext) -> SearchResult:
+    def _recorded(self, state: SearchState, context: RetrievalContext, attempt: Attempt) -> SearchResult:
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])
-        with refusals_recorded(self.rooms, context.principal):
-            hits = surface(self.rooms, admitted.request, admitted.scope, found.view, ranked)
+        request, rooms = admitted.request, self.rooms
+        with refusals_recorded(rooms, context.principal):
+            hits = surface(rooms, request, admitted.scope, found.view, ranked)
         coverage = _coverage(state)
         said: tuple[Turn | ToolSignal, ...] = ()
-        if context.thread_id is not None and admitted.request.remember:
-            turn = Turn("user", admitted.request.query, [hit.passage_id for hit in hits])
-            said = (*(state["signals"].value or ()), turn)
+        late = state["recalled"].coverage.status == "timed_out"  # who does not answer is not told either
+        if context.thread_id is not None and request.remember and not late:
+            # What stood in for an answer is no answer: it is not what this turn was shown.
+            shown = [hit.passage_id for hit in hits] if len(found.candidates.rows) else []
+            said = (*(state["signals"].value or ()), Turn("user", request.query, shown))
+        attempt.commit()
         event_id = record_event(
-            self.rooms, admitted.request, context, admitted.scope, found, hits, coverage, len(ranked.rows), said
+            rooms, request, context, admitted.scope, found, hits, coverage, len(ranked.rows), said
         )
-        coverage = self._remember(context, said, coverage)
-        return SearchResult(hits, admitted.request.query, coverage, {}, event_id)
+        result = SearchResult(hits, request.query, coverage, {}, event_id)
+        elapsed_ms = attempt.elapsed_ms(attempt.underway.stages["record"])
+        attempt.recorded(_with_record(Staged(result, StageCoverage("ok", "", elapsed_ms))))
+        return replace(result, coverage=self._remembered(context, said, coverage, attempt))
 
     @property
     def _memory(self) -> SessionMemory:
         return self.rooms.memory if self._store is None else self.rooms.memory.over(self._store)
 
-    def _remember(
-        self,
-        context: RetrievalContext,
-        said: Sequence[Turn | ToolSignal],
-        coverage: Coverage,
+    def _remembered(
+        self, context: RetrievalContext, said: Sequence[Turn | ToolSignal], coverage: Coverage, attempt: Attempt
     ) -> Coverage:
         """Keeps the turn; that it could not be kept is said in the coverage and costs nothing else."""
-        if context.thread_id is None or not said:
+        thread_id = context.thread_id
+        if thread_id is None or not said:
             return coverage
-        try:
-            self._memory.keep(context.principal, context.thread_id, said)  # recorded with the search
-        except StoreError as error:
-            return Coverage({**coverage.stages, "memory": StageCoverage("failed", f"not remembered: {error}")})
-        return coverage
+        # It has been recorded with the search.
+        attempt.ask("remember", lambda: self._memory.keep(context.principal, thread_id, said))
+        if (lost := attempt.lost("remember")) is None:
+            return coverage
+        return Coverage({**coverage.stages, "memory": StageCoverage(lost.status, f"not remembered: {lost.reason}")})
 
     def _record_tools(self, runs: Sequence[ToolRun], context: RetrievalContext) -> None:
         self.rooms.audit.append_many(

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
+from lir_agents.errors import StoreError
 from lir_agents.graph.candidates import Candidates, Context, Reading
 from lir_agents.graph.evidence import Boost
+from lir_agents.graph.parts import WHOLE, Parts
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
 from lir_agents.ranking.maxsim import BLOCK_TOKENS, Maxima, meet
@@ -36,12 +38,29 @@ class Ranked:
         return {name: float(part[position]) for name, part in self.fused.parts.items()}
 
 
-def token_maxima(rooms: Rooms, readings: Sequence[Reading], rows: Rows) -> list[Maxima]:
+def token_maxima(rooms: Rooms, readings: Sequence[Reading], rows: Rows, parts: Parts = WHOLE) -> list[Maxima]:
     """What the tokens of each reading found in each row's passage. One gather, one product."""
     together = np.concatenate([reading.encoding.tokens for reading in readings])
-    maxima = meet(together, rooms.tokens.gather(rows, multiple=BLOCK_TOKENS))
+    maxima = _met(rooms, together, rows, parts)
     ends = np.cumsum([0, *(len(reading.encoding.tokens) for reading in readings)]).tolist()
     return [maxima.of(slice(start, end)) for start, end in pairwise(ends)]
+
+
+def _met(rooms: Rooms, tokens: NDArray[np.float32], rows: Rows, parts: Parts) -> Maxima:
+    """All passages at once; many of them, where time counts, with a look between at whether anybody still waits."""
+    size = max(1, min(len(rows), parts.at_once or len(rows)))
+    found: list[Maxima] = []
+    for start in range(0, max(1, len(rows)), size):
+        parts.check()
+        some = rows[start : start + size]
+        packed = rooms.tokens.gather(some, multiple=BLOCK_TOKENS)
+        if len(packed) != len(some):
+            raise StoreError("gave other passages", store="tokens", operation="gather", remedy="Run `lir doctor`.")
+        found.append(meet(tokens, packed))
+    if len(found) == 1:
+        return found[0]
+    counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(maxima.offsets) for maxima in found)])
+    return Maxima(np.concatenate([maxima.blocks for maxima in found]), np.cumsum(counts))
 
 
 def rank(
@@ -51,29 +70,50 @@ def rank(
     *,
     context: Context | None = None,
     boosts: Sequence[Boost] = (),
+    parts: Parts = WHOLE,
 ) -> Ranked:
-    """Fuses MaxSim, dense and lexical evidence of the turn and its context, adds what tools say, and orders."""
-    readings = [turn] if context is None else [turn, context.reading]
-    maxsim = [
-        maxima.score(reading.weights, block_share=rooms.weights.block)
-        for maxima, reading in zip(token_maxima(rooms, readings, candidates.rows), readings, strict=True)
-    ]
+    """Fuses MaxSim, dense and lexical evidence of the turn and its context, adds what tools say, and orders.
+
+    Without the tokens, or without vectors of the query, what remains is the order of the first stage.
+    """
     own = 1.0 if context is None else 1.0 - context.share
+    signals = {"dense": own * candidates.dense, "lexical": candidates.lexical}
+    around = {"dense": candidates.context_dense, "lexical": candidates.context_lexical}
+    if context is not None:
+        around["dense"] = context.share * around["dense"]
+    maxsim = _maxsim(rooms, [turn] if context is None else [turn, context.reading], candidates.rows, parts)
+    if maxsim is not None:
+        signals = {"maxsim": own * maxsim[0], **signals}
+        around |= {"maxsim": context.share * maxsim[1]} if context is not None else {}
     fused = fuse(
-        {"maxsim": own * maxsim[0], "dense": own * candidates.dense, "lexical": candidates.lexical},
+        {name: signal for name, signal in signals.items() if name not in candidates.lacking},
         weights=rooms.weights,
         lexical_ceiling=turn.lexical_ceiling,
-        context=None
-        if context is None
-        else {
-            "maxsim": context.share * maxsim[1],
-            "dense": context.share * candidates.context_dense,
-            "lexical": candidates.context_lexical,
-        },
-        pooled=candidates.pooled,
+        context=None if context is None else around,
+        pooled=None if "pooled" in candidates.lacking else candidates.pooled,
         extra=_boosted(candidates.rows, boosts),
     )
     return in_order(candidates.rows, fused)
+
+
+def _maxsim(
+    rooms: Rooms, readings: Sequence[Reading], rows: Rows, parts: Parts
+) -> list[NDArray[np.float32]] | None:
+    """MaxSim of each reading; None where it cannot be had."""
+    if not readings[0].encoded:
+        return None
+
+    def work() -> list[NDArray[np.float32]]:
+        maxima = token_maxima(rooms, readings, rows, parts)
+        scores = [
+            one.score(reading.weights, block_share=rooms.weights.block)
+            for one, reading in zip(maxima, readings, strict=True)
+        ]
+        if not all(np.isfinite(score).all() for score in scores):
+            raise StoreError("gave no vectors", store="tokens", operation="gather", remedy="Run `lir doctor`.")
+        return scores
+
+    return parts.ask("tokens", work, "gather")
 
 
 def _boosted(rows: Rows, boosts: Sequence[Boost]) -> dict[str, NDArray[np.float64]]:

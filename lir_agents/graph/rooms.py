@@ -10,6 +10,7 @@ from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
+from lir_agents.graph.limits import Limits
 from lir_agents.ingest.compose import Composer
 from lir_agents.memory.session import SessionMemory
 from lir_agents.policy.base import Policy
@@ -28,6 +29,7 @@ class Rooms:
         origin: Names the open index in the hits that it gives out.
         bindings: How fields of tool outputs speak of documents.
         signals: What documents' own metadata says for them.
+        limits: What all searches share: places, threads, circuit breakers; made as the settings say.
     """
 
     catalog: Catalog
@@ -44,6 +46,11 @@ class Rooms:
     weights: FusionWeights = field(default_factory=FusionWeights)
     bindings: Sequence[ToolBinding] = ()
     signals: Sequence[MetadataSignal] = ()
+    limits: Limits = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.limits is None:
+            object.__setattr__(self, "limits", Limits.of(self.settings.limits))
 
 
 @runtime_checkable

@@ -12,14 +12,13 @@ side. It is the same work either way; walking saves the milliseconds that an eng
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 
-from lir_agents.errors import StoreError
+from lir_agents.graph.attempt import Attempt
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.state import Staged
 from lir_agents.telemetry import observe
@@ -78,9 +77,9 @@ class Run:
 def run_stage(
     name: str,
     run: Run,
+    attempt: Attempt,
     work: Callable[[], T],
     *,
-    otherwise: T | None = None,
     judge: Callable[[T], StageCoverage] | None = None,
 ) -> Staged[T]:
     """Runs one stage: times it, and says what became of it.
@@ -88,22 +87,22 @@ def run_stage(
     Args:
         name: The stage's.
         run: The run it belongs to.
+        attempt: The attempt, which knows what the stage had to do without.
         work: What it does.
-        otherwise: With it, a store that fails leaves the stage out instead of ending the search.
-        judge: What became of a stage that ended, where that can be something else than "ok"; its time is filled in.
+        judge: What became of a stage that ended and had all it asked for; its time is filled in.
+
+    Raises:
+        GivenUp: Whoever waited for it goes on without this attempt.
     """
-    started = time.perf_counter()
+    started = attempt.begin(name)
     with observe(name) as observation:
-        value, outcome = otherwise, StageCoverage("ok")
-        try:
-            value = work()
-            outcome = judge(value) if judge is not None else outcome
-        except StoreError as error:
-            if otherwise is None:
-                raise
-            outcome = StageCoverage("failed", str(error))
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        coverage = StageCoverage(outcome.status, outcome.reason, elapsed_ms)
+        attempt.observation = observation
+        value = work()
+        outcome = attempt.underway.outcome(name)
+        if judge is not None and outcome.status == "ok":
+            outcome = judge(value)
+        coverage = StageCoverage(outcome.status, outcome.reason, attempt.elapsed_ms(started))
+        attempt.check()
         observation.end(coverage)
     run.tell(name, coverage)
     return Staged(value, coverage)

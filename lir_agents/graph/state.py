@@ -18,6 +18,7 @@ from langchain_core.messages import AnyMessage
 from langgraph.channels import UntrackedValue
 from typing_extensions import TypedDict  # of typing, pydantic makes no JSON schema before Python 3.12
 
+from lir_agents.graph.attempt import Underway
 from lir_agents.graph.candidates import Candidates, Context, Reading, View
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.evidence import Evidence
@@ -85,6 +86,7 @@ class SearchOutput(TypedDict):
 class SearchState(SearchInput, SearchOutput, total=False):
     """Input, output, and what the stages hand on to each other within one run."""
 
+    underway: Annotated[Underway, UntrackedValue]
     admitted: Annotated[Staged[Admitted], UntrackedValue]
     recalled: Annotated[Staged[Recalled], UntrackedValue]
     signals: Annotated[Staged[tuple[ToolSignal, ...]], UntrackedValue]

@@ -1,10 +1,12 @@
-"""Calls that may hang, and the time after which they are given up on."""
+"""How long a policy may think, and how its failures are told."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from typing import TypeVar
+
+from lir_agents.deadline import SideCalls
 
 __all__ = ["Deadline", "PolicyTimeout", "told"]
 
@@ -16,40 +18,24 @@ class PolicyTimeout(Exception):  # noqa: N818 - never leaves this room: it becom
 
 
 class Deadline:
-    """Runs calls that may hang, each in a thread of its own, and gives up on them after `seconds`.
+    """Gives up on calls after `seconds`; with `stuck_limit` of them hanging, on every further one.
 
-    A thread cannot be stopped, so at most `stuck_limit` may be hanging; with that many, further calls are given
-    up at once instead of piling up. The threads are daemons and keep no process alive. A native call that
-    holds the interpreter lock cannot be given up on.
+    A native call that holds the interpreter lock cannot be given up on.
     """
 
     def __init__(self, seconds: float, *, stuck_limit: int = 8) -> None:
         self.seconds = seconds
-        self._places = threading.BoundedSemaphore(stuck_limit)
+        self._calls = SideCalls("lir-policy", at_most=stuck_limit)
 
     def run(self, call: Callable[[], T]) -> T:
         """The call's result, or what it raised. Raises PolicyTimeout when it took too long."""
-        if not self._places.acquire(timeout=self.seconds):
+        try:
+            future = self._calls.start(call, timeout_s=self.seconds)
+        except TimeoutError:
+            raise PolicyTimeout(f"did not answer within {self.seconds:g} s") from None
+        if not wait([future], timeout=self.seconds).done:
             raise PolicyTimeout(f"did not answer within {self.seconds:g} s")
-        results: list[T] = []
-        errors: list[BaseException] = []
-        done = threading.Event()
-
-        def work() -> None:
-            try:
-                results.append(call())
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
-                errors.append(error)
-            finally:
-                self._places.release()
-                done.set()
-
-        threading.Thread(target=work, name="lir-policy", daemon=True).start()
-        if not done.wait(self.seconds):
-            raise PolicyTimeout(f"did not answer within {self.seconds:g} s")
-        if errors:
-            raise errors[0]
-        return results[0]
+        return future.result()
 
 
 def told(error: Exception) -> str:
