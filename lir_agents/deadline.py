@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 __all__ = ["SideCalls"]
 
@@ -19,6 +21,12 @@ _Task = tuple[Callable[[], Any], "Future[Any]"] | None
 
 _IDLE_S: Final = 10.0
 """Seconds after which a thread that nobody needs ends."""
+
+
+_AT_EXIT_S: Final = 0.5
+"""Seconds that the interpreter waits, when it exits, for calls that are nearly done. What is stuck is left."""
+
+_ALL: WeakSet[Any] = WeakSet()
 
 
 class SideCalls:
@@ -37,12 +45,14 @@ class SideCalls:
         self._name = name
         self._at_most = at_most
         self._begin()
+        _ALL.add(self)
 
     def _begin(self) -> None:
         self._process = os.getpid()
         self._places = threading.BoundedSemaphore(self._at_most)
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[_Task]] = []
+        self._busy = 0
 
     def start(self, call: Callable[[], T], *, timeout_s: float) -> Future[T]:
         """Starts a call in a copy of the caller's context.
@@ -62,6 +72,7 @@ class SideCalls:
         future: Future[T] = Future()
         task: _Task = (lambda: context.run(call), future)
         with self._lock:
+            self._busy += 1
             box = self._idle.pop() if self._idle else None
         if box is not None:
             box.put(task)
@@ -80,6 +91,11 @@ class SideCalls:
         if not _ended(future, until - time.monotonic()):
             raise TimeoutError
         return future.result()
+
+    @property
+    def busy(self) -> int:
+        """Calls that have not ended."""
+        return self._busy
 
     def close(self) -> None:
         """Ends the threads that have nothing to do; those at work end a little after it."""
@@ -108,6 +124,7 @@ class SideCalls:
         except BaseException as raised:  # noqa: BLE001 - handed to whoever waits for the future
             result, error = None, raised
         with self._lock:
+            self._busy -= 1
             self._idle.append(box)
         self._places.release()  # before the caller hears of the end: its next call may have this thread
         if error is None:
@@ -119,3 +136,11 @@ class SideCalls:
 def _ended(future: Future[T], timeout_s: float) -> bool:
     """Whether it ended in time; apart from its result, because a call may itself raise TimeoutError."""
     return bool(wait([future], timeout=max(0.0, timeout_s)).done)
+
+
+@atexit.register
+def _settle() -> None:
+    """Lets calls end that can: a daemon thread that the exit catches within C++ takes the process down with it."""
+    until = time.monotonic() + _AT_EXIT_S
+    while any(calls.busy for calls in list(_ALL)) and time.monotonic() < until:
+        time.sleep(0.005)

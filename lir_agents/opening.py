@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from langgraph.store.base import BaseStore
 
@@ -44,6 +44,9 @@ from lir_agents.telemetry import switch_on
 from lir_agents.types import Decision, Principal, ToolSignal, Turn
 
 __all__ = ["Access", "Opened", "agreed_encoder", "open_rooms"]
+
+_LAST_CALL_S = 5.0
+"""Seconds that closing waits for a call to memory that is under way."""
 
 Access = Literal["open", "acl"] | Policy
 
@@ -176,17 +179,29 @@ def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:
 
     try:
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        opening.callback(connection.close)
+        store = SqliteStore(connection)
+        opening.callback(_close_store, store)
         connection.execute("PRAGMA journal_mode=WAL")
         # What a conversation said may be lost with the last second of a crashed machine; what it is worth does not
         # warrant a disk sync in every search.
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA secure_delete=ON")
-        store = SqliteStore(connection)
         store.setup()
     except sqlite3.Error as error:
         raise StoreError(str(error), store="memory", operation="open", remedy=f"Move {path} away.") from error
     return store
+
+
+def _close_store(store: Any) -> None:
+    """Closes the connection when nobody is using it: a search that was given up may still be reading.
+
+    Closed under a running statement, SQLite crashes the process. Whoever holds it for longer keeps it.
+    """
+    if store.lock.acquire(timeout=_LAST_CALL_S):
+        try:
+            store.conn.close()
+        finally:
+            store.lock.release()
 
 
 def _empty_log(path: Path) -> None:

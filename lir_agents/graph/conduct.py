@@ -193,7 +193,7 @@ class Conducted:
     def _exceeded(self, doing: Doing) -> BudgetExceeded:
         ms, stage = self._underway.budget.ms or 0.0, doing.stage or "authorize"
         return BudgetExceeded(
-            f"No answer within {ms:g} ms: time ran out in {stage}, which nothing can stand in for.",
+            f"No answer within {ms:g} ms: time ran out in {stage}.",
             stage=stage,
             budget_ms=ms,
             remedy="Ask again, or give it more time.",

@@ -238,6 +238,38 @@ def test_a_call_that_never_returns_does_not_keep_the_process_alive(index):
     assert "encoder: no answer" in done.stdout
 
 
+_CLOSED = """
+import sys
+from contextlib import suppress
+from lir_agents import LateInteractionIndex, Principal
+from lir_agents.errors import BudgetExceeded
+from tests.faults.seam import Stall, troubled
+from tests.hashed_encoder import HashedEncoder
+
+alice = Principal("alice", groups=["group:staff"])
+for number in range(30):
+    index = LateInteractionIndex.open(sys.argv[1], encoder=HashedEncoder())
+    for room in ("memory", "tokens"):
+        stall = Stall(10.0)
+        with troubled(index, room, stall):
+            for _ in range(3):
+                with suppress(BudgetExceeded):
+                    index.search("leave", principal=alice, budget_ms=40, thread_id="t")
+        stall.let_go.set()
+    index.close()
+print("closed")
+"""
+
+
+def test_closing_while_what_was_given_up_still_reads_harms_nothing(index):
+    path = index.path
+    for number in range(30):
+        index.search(f"leave {number}", principal=ALICE, thread_id="t")
+    index.close()
+    done = subprocess.run([sys.executable, "-c", _CLOSED, str(path)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "closed"), done.stderr
+
+
 # ---------------------------------------------------------------- ten times too many
 
 
