@@ -54,12 +54,15 @@ class SideCalls:
         self._idle: list[SimpleQueue[_Task]] = []
         self._busy = 0
 
-    def start(self, call: Callable[[], T], *, timeout_s: float) -> Future[T]:
+    def start(
+        self, call: Callable[[], T], *, timeout_s: float, within: contextvars.Context | None = None
+    ) -> Future[T]:
         """Starts a call in a copy of the caller's context.
 
         Args:
             call: What to run.
             timeout_s: Seconds to wait for a place where all are taken.
+            within: The context to copy, where whoever asks for the call is not whoever starts it.
 
         Raises:
             TimeoutError: No place became free.
@@ -68,7 +71,7 @@ class SideCalls:
             self._begin()
         if not self._places.acquire(timeout=max(0.0, timeout_s)):
             raise TimeoutError("every place is taken by calls that have not ended")
-        context = contextvars.copy_context()
+        context = contextvars.copy_context() if within is None else within.copy()
         future: Future[T] = Future()
         task: _Task = (lambda: context.run(call), future)
         with self._lock:

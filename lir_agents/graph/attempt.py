@@ -34,6 +34,8 @@ named (policy, catalog, log) has no substitute, and may take all there is."""
 
 _AT_ONCE: Final = 512
 """Passages scored between two looks at the clock: some ten milliseconds."""
+_OF_THE_REST: Final = 0.4
+"""The part of what is left of the budget that a room may take in any case."""
 
 
 class GivenUp(BaseException):  # nothing that the work itself catches may swallow it
@@ -229,7 +231,7 @@ class Attempt(Parts):
 
     def _until(self, stage: str, room: str, now: float) -> float | None:
         budget, begun = self.underway.budget, self.underway.stages[stage]
-        ends = [budget.until(room)]
+        ends = [self._share(room, now)]
         ends += [now + budget.own_ms[room] / 1000] if room in budget.own_ms else []
         ends += [begun + budget.own_ms[stage] / 1000] if stage != room and stage in budget.own_ms else []
         return min((end for end in ends if end is not None), default=None)
@@ -247,6 +249,14 @@ class Attempt(Parts):
                     self.underway.leave(stage, room, outcome)
                 return True
         return False
+
+    def _share(self, room: str, now: float) -> float | None:
+        """When its share of the budget is over. Whoever comes late, because others took long, has a part of what is
+        left: it is asked all the same, and those after it too."""
+        share, end = self.underway.budget.until(room), self.underway.budget.until()
+        if share is None or end is None:
+            return None
+        return max(share, now + _OF_THE_REST * (end - now)) if now < end else share
 
     def _refused(self, stage: str, room: str, breaker: Breaker | None) -> bool:
         refusal = breaker.refusal() if breaker is not None else None

@@ -9,6 +9,7 @@ or returns anything.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -58,6 +59,7 @@ class Conducted:
     ) -> None:
         self._limits, self._underway, self._take, self._admitted = limits, underway, take, admitted
         self._state = state
+        self._context = contextvars.copy_context()  # whoever frees a place for this search is somebody else
         self._left = list(steps)
         self._whole = len(self._left) > 1
         self._since = underway.budget.began
@@ -150,7 +152,7 @@ class Conducted:
         moments = [now + ms / 1000 for ms in budget.own_ms.values()]
         if budget.ms is not None:
             shares = (budget.began + budget.ms / 1000 * share for share in (*_LOOKS, _WORTH_WAITING))
-            moments += [moment for moment in shares if moment > now]
+            moments += [moment for moment in (*shares, self._attempt.doing.until or 0.0) if moment > now]
             moments += [now] if now >= budget.began + budget.ms / 1000 else []
         return max(0.0, min(moments) - now) if moments else None
 
@@ -205,7 +207,7 @@ class Conducted:
         """Begins the current attempt. Never raises: it may be called by whoever frees a place."""
         attempt = self._attempt
         try:
-            self._limits.threads.start(lambda: self._work(attempt), timeout_s=0.0)
+            self._limits.threads.start(lambda: self._work(attempt), timeout_s=0.0, within=self._context)
         except TimeoutError:
             self._end(attempt, self._all_stuck())
         if not self._begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import subprocess
 import sys
 import threading
@@ -193,6 +194,27 @@ async def test_one_that_is_cancelled_in_line_leaves_it(index):
     assert all(isinstance(one, asyncio.CancelledError) for one in results[AT_WORK:])
     assert index.rooms.limits.admission._working == 0
     assert not index.rooms.limits.admission._line
+
+
+async def test_who_waited_in_line_works_in_a_context_of_its_own(index):
+    """What a program keeps in context variables (who is logged in, which trace) is never another caller's."""
+    whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose")
+    seen: dict[str, str] = {}
+
+    async def ask(name: str) -> None:
+        whose.set(name)
+        await index.asearch(f"leave {name}", principal=ALICE)
+
+    def watched(queries: Any) -> Any:
+        seen[queries[0].text] = whose.get()
+        time.sleep(0.02)
+        return encode(queries)
+
+    encode = index.rooms.encoder.encode_queries
+    index.rooms.encoder.encode_queries = watched
+    names = [str(number) for number in range(AT_WORK + WAITING)]
+    await asyncio.gather(*(ask(name) for name in names))
+    assert seen == {f"leave {name}": name for name in names}
 
 
 def test_calls_that_never_return_cost_a_bounded_number_of_threads(index):
