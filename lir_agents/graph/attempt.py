@@ -31,9 +31,9 @@ UNTIL: Final[Mapping[str, float]] = {
 each has time left when the one before had none; the last quarter is for the second wall and the log. What is not
 named (policy, catalog, log) has no substitute, and may take all there is."""
 
-
 _AT_ONCE: Final = 512
 """Passages scored between two looks at the clock: some ten milliseconds."""
+
 _OF_THE_REST: Final = 0.4
 """The part of what is left of the budget that a room may take in any case."""
 
