@@ -216,6 +216,7 @@ def as_documents(result: SearchResult) -> list[LangChainDocument]:
 
 def _metadata(hit: Hit, result: SearchResult) -> dict[str, Any]:
     about = {"title": hit.title, "source": hit.source_uri or hit.source or hit.document_id}
+    caveat = result.coverage.caveat
     return {
         **{key: value for key, value in about.items() if value},
         **hit.metadata,
@@ -226,6 +227,7 @@ def _metadata(hit: Hit, result: SearchResult) -> dict[str, Any]:
             "document_id": hit.document_id,
             "version": hit.version,
             "event_id": result.event_id,
+            **({"caveat": caveat} if caveat else {}),
         },
     }
 

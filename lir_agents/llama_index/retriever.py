@@ -95,6 +95,7 @@ def as_nodes(result: SearchResult) -> list[NodeWithScore]:
 
 def _node(hit: Hit, result: SearchResult) -> TextNode:
     about = {"title": hit.title, "source": hit.source_uri or hit.source or hit.document_id}
+    caveat = result.coverage.caveat
     lir = {
         "score": hit.score,
         "rank": hit.rank,
@@ -102,6 +103,7 @@ def _node(hit: Hit, result: SearchResult) -> TextNode:
         "document_id": hit.document_id,
         "version": hit.version,
         "event_id": result.event_id,
+        **({"caveat": caveat} if caveat else {}),
     }
     return TextNode(
         id_=hit.passage_id,

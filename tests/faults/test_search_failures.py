@@ -65,6 +65,21 @@ def test_a_room_that_raises_is_left_out_and_named_without_a_budget(index, room, 
     assert index.search("leave", principal=ALICE).coverage.full
 
 
+def test_the_caveat_travels_with_documents_and_nodes(index):
+    from llama_index.core.schema import MetadataMode
+
+    from lir_agents.langchain import LateInteractionRetriever
+    from lir_agents.llama_index import LateInteractionRetriever as NodeRetriever
+
+    with troubled(index, "vectors", raising(OSError())):
+        documents = LateInteractionRetriever(index=index, principal=ALICE).invoke("leave")
+        nodes = NodeRetriever(index, principal=ALICE).retrieve("leave")
+    assert all("vectors" in one.metadata["lir"]["caveat"] for one in documents)
+    assert all("vectors" in one.node.metadata["lir"]["caveat"] for one in nodes)
+    assert "caveat" not in nodes[0].node.get_content(MetadataMode.LLM)
+    assert "caveat" not in LateInteractionRetriever(index=index, principal=ALICE).invoke("leave")[0].metadata["lir"]
+
+
 def test_it_is_left_alone_after_so_many_failures_and_asked_again_later(index):
     calls: list[int] = []
 
