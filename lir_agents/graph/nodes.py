@@ -18,7 +18,7 @@ from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import Ranked, rank
 from lir_agents.graph.rooms import HasRooms, Rooms
-from lir_agents.graph.shown import shown_instead, shown_last
+from lir_agents.graph.shown import TURNS_BACK, shown_instead, shown_last
 from lir_agents.graph.stages import CHANNELS, Run, run_stage
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
 from lir_agents.graph.surface import record_event, surface
@@ -83,7 +83,7 @@ class Nodes:
             return readable_names(self.rooms, admitted.scope, names)
 
         def work() -> Recalled:
-            entries = self._memory.recall(admitted.scope.principal, thread_id, readable)
+            entries = self._memory.recall(admitted.scope.principal, thread_id, readable, shown=TURNS_BACK)
             return Recalled.of(entries, request.history)
 
         return run_stage("memory", run, attempt, lambda: attempt.ask("memory", work) or told)

@@ -16,11 +16,11 @@ from lir_agents.ranking.fusion import Fused
 from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import StageCoverage
 
-__all__ = ["shown_instead", "shown_last"]
+__all__ = ["TURNS_BACK", "shown_instead", "shown_last"]
 
 _INSTEAD: Final = "nothing was found in time; these are passages that were shown last in this conversation"
 
-_TURNS_BACK: Final = 3
+TURNS_BACK: Final = 3
 _EACH: Final = 3
 """The best passages of the last turns stand in for an answer: so many of so many turns."""
 
@@ -42,7 +42,7 @@ def shown_last(rooms: Rooms, view: View, recalled: Recalled | None, underway: Un
         LirError: There are none, and every part of the first stage failed; the first failure.
     """
     turns = [turn for turn in (recalled.turns if recalled else ()) if turn.role == "user" and turn.passage_ids]
-    names = [name for turn in reversed(turns[-_TURNS_BACK:]) for name in turn.passage_ids[:_EACH]]
+    names = [name for turn in reversed(turns[-TURNS_BACK:]) for name in turn.passage_ids[:_EACH]]
     known = rooms.catalog.rows_by_passage_id([name for name in dict.fromkeys(names) if parse_passage_id(name)])
     found = [known[name] for name in dict.fromkeys(names) if name in known]
     rows = np.array([row for row in found if row < len(view.allowed) and view.allowed[row]], np.int64)

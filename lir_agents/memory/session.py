@@ -155,12 +155,21 @@ class SessionMemory:
 
         self._in_time("remember", work)
 
-    def recall(self, principal: Principal | None, thread_id: str, readable: Readable) -> list[Entry]:
+    def recall(
+        self, principal: Principal | None, thread_id: str, readable: Readable, *, shown: int | None = None
+    ) -> list[Entry]:
         """The newest `max_turns` entries that have not expired, oldest first.
 
         What was learned from a document is recalled only while every one of its passages may be read: an
         answer or a tool output with an unreadable source is left out, and a user's turn loses the unreadable
         passages that it was shown.
+
+        Args:
+            principal: Whose memory.
+            thread_id: Of which conversation.
+            readable: Says which of these passages and documents may be read now.
+            shown: Of so many of a user's turns, the newest, what they were shown is wanted; earlier ones lose it
+                without a question. None: of all.
 
         Raises:
             InputError: The thread id is not a non-empty string.
@@ -176,6 +185,7 @@ class SessionMemory:
         kept = [entry for entry in entries if entry.expires > now]
         self._note(namespace, tidy=len(kept) == len(entries) < self._settings.max_turns + _SLACK)
         kept = kept[-self._settings.max_turns :] if self._settings.max_turns else []
+        kept = kept if shown is None else _shown_of(kept, shown)
         named = list(dict.fromkeys(name for entry in kept for name in entry.passage_ids))
         allowed = readable(named) if named else set()
         return [entry for entry in (_permitted(entry, allowed) for entry in kept) if entry is not None]
@@ -292,8 +302,18 @@ def _permitted(entry: Entry, readable: set[str]) -> Entry | None:
         return entry
     if entry.kind != "user":
         return None
-    shown = tuple(name for name in entry.passage_ids if name in readable)
-    return Entry(entry.kind, entry.text, shown, entry.at, entry.expires, key=entry.key)
+    return _shown(entry, tuple(name for name in entry.passage_ids if name in readable))
+
+
+def _shown_of(entries: Sequence[Entry], newest: int) -> list[Entry]:
+    """The entries; a user's turn before the newest so many was shown nothing."""
+    turns = [at for at, entry in enumerate(entries) if entry.kind == "user"]
+    earlier = set(turns[: max(0, len(turns) - newest)])
+    return [_shown(entry, ()) if at in earlier else entry for at, entry in enumerate(entries)]
+
+
+def _shown(entry: Entry, passage_ids: tuple[str, ...]) -> Entry:
+    return Entry(entry.kind, entry.text, passage_ids, entry.at, entry.expires, key=entry.key)
 
 
 def _expiry(value: Mapping[str, Any]) -> datetime | None:

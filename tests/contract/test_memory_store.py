@@ -286,6 +286,23 @@ def test_what_may_not_be_read_now_is_not_recalled(memory):
     assert len(memory.recall(ALICE, "t", everything)) == 4
 
 
+@pytest.mark.parametrize("shown", [None, 0, 1, 2, 9])
+def test_what_older_turns_were_shown_is_asked_for_no_more_than_wanted(memory, shown):
+    asked: list[str] = []
+
+    def readable(names):
+        asked.extend(names)
+        return set(names)
+
+    turns = [Turn("user", "one", ["a"]), Turn("assistant", "of x", ["x"]), Turn("user", "two", ["b"])]
+    memory.remember(ALICE, "t", [*turns, Turn("user", "three", ["c"])])
+    entries = memory.recall(ALICE, "t", readable, shown=shown)
+    kept = ["a", "b", "c"][-min(3, 3 if shown is None else shown) :] if shown != 0 else []
+    assert [entry.text for entry in entries] == ["one", "of x", "two", "three"]
+    assert sorted(asked) == sorted([*kept, "x"])  # an answer's own sources are asked for always
+    assert [name for entry in entries for name in entry.passage_ids if name != "x"] == kept
+
+
 def test_an_index_remembers_in_it_and_after_it_was_closed(store, quick_path, encoder):
     def asked(query: str) -> list[dict[str, float]]:
         with LateInteractionIndex.open(quick_path / "i.lir", store=store, encoder=encoder) as index:

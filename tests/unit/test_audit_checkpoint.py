@@ -60,7 +60,7 @@ def test_a_changed_checkpoint_is_not_signed(log, key):
         replace(checkpoint, root=bytes(32)),
         replace(checkpoint, time="2000-01-01T00:00:00.000000Z"),
         replace(checkpoint, origin="another"),
-        replace(checkpoint, signature=checkpoint.signature[:-1] + b"\0"),
+        replace(checkpoint, signature=checkpoint.signature[:-1] + bytes([checkpoint.signature[-1] ^ 1])),
     ):
         assert not changed.signed_by(key.public_key())
         assert "signature" in {problem.code for problem in log.verify(changed, key.public_key()).problems}
