@@ -49,6 +49,16 @@ def wanted(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 @pytest.fixture
+def large(quick_path: Path) -> Path:
+    """So many passages that Chroma writes its HNSW index to a file, which it does for each thousand."""
+    path = quick_path / "large.lir"
+    with LateInteractionIndex.open(path, encoder=HashedEncoder()) as index:
+        index.add(rule(number, "one") for number in range(400))
+        assert index.stats()["live_passages"] > 1100
+    return path
+
+
+@pytest.fixture
 def path(whole: Path, quick_path: Path) -> Path:
     return Path(shutil.copytree(whole, quick_path / "i.lir"))
 
@@ -144,17 +154,29 @@ def test_a_derived_store_that_cannot_be_read_is_named_and_made_again(path, wante
     assert event.payload["changed"]["stores"][0]["store"] == store
 
 
-@pytest.mark.parametrize("store", ["tokens", "lexical", "vectors", "hnsw"])
+@pytest.mark.parametrize("store", ["tokens", "lexical", "vectors"])
 def test_a_corrupted_page_is_found_or_harmless_and_mended(path, wanted, store):
-    damaged_pages(path, wanted, store, range(2))
+    assert damaged_pages(path, wanted, store, range(2)) > 0
+
+
+def test_a_corrupted_page_of_the_hnsw_index_is_found_and_mended(large):
+    assert damaged_pages(large, answers(large), "hnsw", range(2)) > 0
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("store", ["tokens", "lexical", "vectors", "hnsw"])
+@pytest.mark.parametrize("store", ["tokens", "lexical", "vectors"])
 def test_forty_corrupted_pages_are_found_or_harmless_and_mended(path, wanted, store):
     found = damaged_pages(path, wanted, store, range(2, 42))
     print(f"{store}: {found} of 40 damages found; the others change no answer")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_forty_corrupted_pages_of_the_hnsw_index_are_found_or_harmless_and_mended(large):
+    found = damaged_pages(large, answers(large), "hnsw", range(2, 42))
+    print(f"hnsw: {found} of 40 damages found; the others change no answer")
+    assert found > 20
 
 
 def damaged_pages(path: Path, wanted: dict[str, Any], store: str, seeds: range) -> int:
