@@ -63,7 +63,7 @@ class FusionWeights:
     neighbour_count: int = 10
     context: float = 0.5
     context_terms: float = 0.35
-    complete_terms: int = 5
+    complete_terms: int = 4
     context_of_complete: float = 0.5
     tool: float = 3.0
     prior_count: float = 10.0
