@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from opentelemetry import context as contexts
@@ -25,6 +25,9 @@ from lir_agents.types import Coverage, SearchResult, StageCoverage
 __all__ = ["Teller"]
 
 _MOST_WAITING: Final = 4096
+_DELAY_S: Final = 0.2
+"""Searches of a moment are told together: a thread that wakes for each takes the interpreter from the next one, and
+finds its own work gone from the processor's caches."""
 _MISSED: Final = ("timed_out", "failed")
 _log = logging.getLogger("lir_agents.search")
 
@@ -41,6 +44,7 @@ class Teller:
     def __init__(self, tracer: Any, meters: Meters, *, content: bool) -> None:
         self._tracer, self._meters, self._content = tracer, meters, content
         self._waiting: SimpleQueue[Told | threading.Event | None] = SimpleQueue()
+        self._hurry = threading.Event()
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = -1
@@ -60,12 +64,14 @@ class Teller:
             return True
         done = threading.Event()
         self._waiting.put(done)
+        self._hurry.set()
         return done.wait(timeout_s)
 
     def close(self) -> None:
         """Tells what was taken, and ends the thread."""
         if self.flush():
             self._waiting.put(None)
+            self._hurry.set()
         with self._guard:
             self._thread, self._pid = None, -1
 
@@ -74,19 +80,28 @@ class Teller:
             if self._pid == os.getpid():
                 return
             if self._pid != -1:
-                self._waiting = SimpleQueue()  # what the parent has queued it tells itself
+                self._waiting, self._hurry = SimpleQueue(), threading.Event()  # the parent tells what it has queued
             self._thread = threading.Thread(target=self._run, name="lir-telemetry", daemon=True)
             self._thread.start()
             self._pid = os.getpid()
 
     def _run(self) -> None:
-        waiting = self._waiting
-        while (told := waiting.get()) is not None:
-            if isinstance(told, threading.Event):
-                told.set()
-                continue
+        waiting, hurry, going = self._waiting, self._hurry, True
+        while going:
+            one: Told | threading.Event | None = waiting.get()
+            hurry.wait(_DELAY_S)
+            hurry.clear()  # before the queue is emptied: who hurries from here on is met by the next round at once
+            with suppress(Empty):
+                while going := one is not None:
+                    self._take_up(one)
+                    one = waiting.get_nowait()
+
+    def _take_up(self, one: Told | threading.Event | None) -> None:
+        if isinstance(one, threading.Event):
+            one.set()
+        elif one is not None:
             with suppress(Exception):  # an exporter's trouble is its own
-                self._tell(told)
+                self._tell(one)
 
     # ------------------------------------------------------------ telling
 
