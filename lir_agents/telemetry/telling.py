@@ -48,9 +48,12 @@ class Teller:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = -1
+        self._closed = False
 
     def take(self, told: Told) -> None:
         """Queues a search, or a stage that belongs to none."""
+        if self._closed:  # by whoever began to observe before that, and ends after it
+            return
         if self._waiting.qsize() >= _MOST_WAITING:
             self._meters.dropped()
             return
@@ -69,15 +72,17 @@ class Teller:
 
     def close(self) -> None:
         """Tells what was taken, and ends the thread."""
-        if self.flush():
-            self._waiting.put(None)
-            self._hurry.set()
+        with self._guard:
+            self._closed = True
+        self.flush()
+        self._waiting.put(None)
+        self._hurry.set()
         with self._guard:
             self._thread, self._pid = None, -1
 
     def _start(self) -> None:
         with self._guard:
-            if self._pid == os.getpid():
+            if self._closed or self._pid == os.getpid():
                 return
             if self._pid != -1:
                 self._waiting, self._hurry = SimpleQueue(), threading.Event()  # the parent tells what it has queued

@@ -8,6 +8,8 @@ import logging
 import re
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -446,6 +448,18 @@ def test_the_settings_of_the_documentation_are_settings():
     given = tomllib.loads(block)["telemetry"]
     assert given.keys() == TelemetrySettings.model_fields.keys()
     assert TelemetrySettings(**given).enabled
+
+
+def test_a_search_that_ends_after_it_was_switched_off_leaves_no_thread(index, hear):
+    heard = hear()
+    index.search("sleeps", principal=WHO)
+    with observe("search") as observation:
+        heard.telemetry.shutdown()
+        observation.end(StageCoverage("ok"))
+    until = time.monotonic() + 10
+    while any(thread.name == "lir-telemetry" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_it_is_one_for_the_process(hear):
