@@ -105,7 +105,7 @@ def repair(
     vault: VaultFile | None = None,
     progress: Progress | None = None,
 ) -> RepairReport:
-    """Mends what can be derived, and looks again. A repair that is interrupted is finished by the next opening.
+    """Mends what can be derived, and looks again. One that is interrupted is finished by calling it again.
 
     Args:
         path: The index directory; nobody may have it open.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -378,6 +379,32 @@ def test_corrupted_pages_of_memory_are_found_and_the_index_can_do_without(path, 
 
 
 # ---------------------------------------------------------------- who may repair
+
+
+def test_a_repair_that_is_interrupted_is_finished_by_calling_it_again(path, wanted, monkeypatch):
+    """At every file that it removes."""
+    for store in ("tokens", "lexical", "vectors"):
+        junk(file_of(path, store))
+    for removed in range(20):
+        again = Path(shutil.copytree(path, path.with_name(f"{removed}.lir")))
+        left = iter(range(removed))
+
+        def unlink(name: Any, *, dir_fd: int | None = None, left: Any = left, real: Any = os.unlink) -> None:
+            if dir_fd is not None and next(left, None) is None:  # only whole directories are removed so
+                raise KeyboardInterrupt
+            real(name, dir_fd=dir_fd)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", unlink)
+            try:
+                repair(again, encoder=HashedEncoder())
+                assert removed >= 3
+                return
+            except KeyboardInterrupt:
+                pass
+        assert repair(again, encoder=HashedEncoder()).ok
+        assert answers(again) == wanted
+    pytest.fail("it removes more files than there are")
 
 
 def test_an_open_index_is_not_repaired(path):
