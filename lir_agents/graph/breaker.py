@@ -5,11 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 __all__ = ["Breaker", "Trouble"]
 
 Trouble = Literal["timed_out", "failed"]
+
+_SLOWER: Final = 0.1
+_FASTER: Final = 0.3
+"""How much the newest answer counts in the running mean of how long one takes. The first may load a model."""
+
+_HASTE: Final = 2.0
+"""Whoever waits for less than so many times the usual has not waited long enough to say that a room hangs."""
 
 
 class Breaker:
@@ -30,6 +37,7 @@ class Breaker:
         self._after, self._open_s, self._patience_s, self._clock = after, open_s, patience_s, clock
         self._lock = threading.Lock()
         self._failures = 0
+        self._usual_s = 0.0
         self._last: Trouble = "failed"
         self._closed_until = 0.0
 
@@ -47,8 +55,16 @@ class Breaker:
             how = "gave no answer in time" if self._last == "timed_out" else "failed"
             return self._last, f"{how} {self._failures} times in a row; asked again in {left:.1f} s"
 
-    def failed(self, how: Trouble) -> None:
-        """The room raised, or was given up on."""
+    def failed(self, how: Trouble, after_s: float | None = None) -> None:
+        """The room raised, or was given up on.
+
+        Args:
+            how: Which of the two.
+            after_s: How long it was waited for. Where it usually takes as long, the search was in too great a
+                hurry: one caller's tiny budgets must not close a room to everybody else.
+        """
+        if after_s is not None and after_s < _HASTE * self._usual_s:
+            return
         with self._lock:
             self._failures += 1
             self._last = how
@@ -57,7 +73,10 @@ class Breaker:
 
     def answered(self, after_s: float, *, late: bool) -> None:
         """The room answered; `late`: after its search had given up on it."""
-        if (late and after_s > self._patience_s) or not self._failures:
+        if late and after_s > self._patience_s:
             return
-        with self._lock:
-            self._failures = 0
+        change = min(after_s, self._patience_s) - self._usual_s  # an update that another thread undoes is no loss
+        self._usual_s += change * ((_FASTER if change < 0 else _SLOWER) if self._usual_s else 1.0)
+        if self._failures:
+            with self._lock:
+                self._failures = 0

@@ -78,6 +78,25 @@ def test_a_late_answer_shows_a_room_that_is_well_only_when_it_is_not_very_late(b
     assert breaker.refusal() is None
 
 
+def test_whoever_waits_for_no_longer_than_an_answer_usually_takes_closes_it_to_nobody(breaker):
+    breaker.answered(0.02, late=False)
+    for _ in range(9):
+        breaker.failed("timed_out", 0.01)
+    assert breaker.refusal() is None
+    for _ in range(3):
+        breaker.failed("timed_out", 0.1)
+    assert breaker.refusal() is not None
+
+
+def test_a_first_answer_that_loads_a_model_is_soon_forgotten(breaker):
+    breaker.answered(30.0, late=False)
+    for _ in range(8):
+        breaker.answered(0.005, late=False)
+    for _ in range(3):
+        breaker.failed("timed_out", 0.1)
+    assert breaker.refusal() is not None
+
+
 def begin(admission: Admission, begun: list[str], name: str, patience_s: float | None = None):
     return admission.enter(lambda: begun.append(name), patience_s=patience_s)
 
