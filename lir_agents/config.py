@@ -98,7 +98,7 @@ class SearchSettings(_Section):
     max_query_chars: int = Field(100_000, ge=1, description="Longer queries are refused, in characters.")
     tool_timeout_s: float = Field(5.0, gt=0, description="Seconds that each tool of a search may take.")
     budget_ms: float | None = Field(
-        None, gt=0, description="Default time budget of a search in milliseconds; None: none."
+        None, gt=0, allow_inf_nan=False, description="Default time budget of a search in milliseconds; None: none."
     )
 
 
@@ -109,7 +109,7 @@ Timed = Literal["memory", "tools", "encoder", "lexical", "vectors", "tokens", "f
 class LimitSettings(_Section):
     """How long parts of a search may take, how many searches run at a time, and what is left alone for a while."""
 
-    stage_budgets_ms: dict[Timed, Annotated[float, Field(gt=0)]] = Field(
+    stage_budgets_ms: dict[Timed, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="Milliseconds that a stage, or a room that it asks, may take before the search goes on without "
         "it, also where the search has no budget. What is not named may take its share of the search's budget.",

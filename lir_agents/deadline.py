@@ -65,7 +65,7 @@ class SideCalls:
             within: The context to copy, where whoever asks for the call is not whoever starts it.
 
         Raises:
-            TimeoutError: No place became free.
+            TimeoutError: No place became free, or the system gives no thread (it is at its limit, or exits).
         """
         if self._process != os.getpid():  # a fork copies this object and none of its threads
             self._begin()
@@ -80,8 +80,17 @@ class SideCalls:
         if box is not None:
             box.put(task)
         else:
-            threading.Thread(target=self._live, args=(task,), name=self._name, daemon=True).start()
+            self._begin_thread(task)
         return future
+
+    def _begin_thread(self, task: _Task) -> None:
+        try:
+            threading.Thread(target=self._live, args=(task,), name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            with self._lock:
+                self._busy -= 1
+            self._places.release()
+            raise TimeoutError("the system gives no further thread") from error
 
     def run(self, call: Callable[[], T], *, timeout_s: float) -> T:
         """The call's result, or what it raised.

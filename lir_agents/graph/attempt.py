@@ -196,6 +196,15 @@ class Attempt(Parts):
         until = self._until(stage, room, now)
         return seconds if until is None else max(0.0, min(seconds, 0.9 * (until - now)))
 
+    def once(self, name: str, work: Callable[[], T]) -> T:
+        place = ("", "", name)
+        if place not in self.underway.kept:
+            made = work()
+            self.check()
+            self.underway.kept[place] = made
+        known: T = self.underway.kept[place]
+        return known
+
     def ask(self, room: str, work: Callable[[], T], key: str = "") -> T | None:
         stage, underway = self.doing.stage, self.underway
         place = (stage, room, key)

@@ -13,10 +13,12 @@ import contextvars
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final
 
 from lir_agents.errors import BudgetExceeded, Overloaded
+from lir_agents.graph.admission import Admission
 from lir_agents.graph.attempt import UNTIL, Attempt, Doing, GivenUp, Underway
 from lir_agents.graph.limits import Limits
 from lir_agents.types import Coverage, StageCoverage
@@ -32,6 +34,14 @@ _WORTH_WAITING: Final = 0.5
 _LOOKS: Final = (*sorted(set(UNTIL.values())), 1.0)
 """When there may be something to decide, in shares of the budget. Whoever waits looks at these moments instead of
 being woken for each part: a search that is in time is one hand-over, and no more."""
+
+
+_LONGEST_REST_S: Final = 3600.0
+"""Whoever waits looks at least so often: no clock of a system waits for any number of seconds."""
+
+_HELD: ContextVar[tuple[Admission, ...]] = ContextVar("lir-held", default=())
+"""Where the work of this context has a place. A search within it (a callback's, a policy's) is part of that work:
+waiting for a place of its own, it could wait for itself."""
 
 
 class Conducted:
@@ -57,9 +67,13 @@ class Conducted:
         *,
         admitted: bool = True,
     ) -> None:
-        self._limits, self._underway, self._take, self._admitted = limits, underway, take, admitted
+        self._limits, self._underway, self._take = limits, underway, take
+        held = _HELD.get()
+        self._admitted = admitted and limits.admission not in held
         self._state = state
+        self._held = (*held, limits.admission) if self._admitted else held
         self._context = contextvars.copy_context()  # whoever frees a place for this search is somebody else
+        self._context.run(_HELD.set, self._held)
         self._left = list(steps)
         self._whole = len(self._left) > 1
         self._since = underway.budget.began
@@ -76,9 +90,11 @@ class Conducted:
         """
         if self._underway.budget.bounded or (self._admitted and not self._limits.admission.claim()):
             return False
+        token = _HELD.set(self._held)
         try:
             self._walk(self._attempt)
         finally:
+            _HELD.reset(token)
             if self._admitted:
                 self._limits.admission.leave(None, self._took_s())
         return True
@@ -154,7 +170,7 @@ class Conducted:
             shares = (budget.began + budget.ms / 1000 * share for share in (*_LOOKS, _WORTH_WAITING))
             moments += [moment for moment in (*shares, self._attempt.doing.until or 0.0) if moment > now]
             moments += [now] if now >= budget.began + budget.ms / 1000 else []
-        return max(0.0, min(moments) - now) if moments else None
+        return min(max(0.0, min(moments) - now), _LONGEST_REST_S) if moments else None
 
     def _look(self) -> None:
         now = self._limits.clock()
@@ -178,7 +194,7 @@ class Conducted:
         if self._attempt.observation is not None:
             self._attempt.observation.end(outcome)
         if (breaker := self._limits.breakers.get(doing.room)) is not None:
-            breaker.failed("timed_out")
+            breaker.failed("timed_out", elapsed_ms / 1000)
         if (recorded := underway.recorded) is not None:
             missing = StageCoverage("timed_out", "not remembered in time", elapsed_ms)
             coverage = Coverage({**recorded.coverage.stages, "memory": missing})

@@ -6,6 +6,7 @@ authenticated; a model never names it, and a client of a server names nobody but
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,6 +145,7 @@ def _text(value: Any) -> str | None:
 def _milliseconds(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max:
         return float(value)
-    raise InputError(f"is {value!r}", field="budget_ms", remedy="Pass a number of milliseconds above 0.")
+    remedy = "Pass a finite number of milliseconds above 0, or None."
+    raise InputError(f"is {value!r}", field="budget_ms", remedy=remedy)

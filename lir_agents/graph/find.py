@@ -7,7 +7,7 @@ from typing import Final
 
 from lir_agents.graph.candidates import View, find_candidates, look_at, read_in_context
 from lir_agents.graph.conversation import Conversation
-from lir_agents.graph.evidence import evidence_of
+from lir_agents.graph.evidence import Evidence, evidence_of
 from lir_agents.graph.parts import WHOLE, Parts
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import Request
@@ -44,11 +44,17 @@ def find(
         InputError: The filter is malformed, or `as_of` lies outside the index's history.
         AccessDenied: The policy could not decide; the refusal is recorded.
     """
-    with refusals_recorded(rooms, scope.principal):
-        view = look_at(rooms, request, scope)
-    evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed, time.time() if now is None else now)
-    if evidence.required is not None:
-        view = View(view.snapshot, view.allowed & evidence.required)
+
+    def look() -> tuple[View, Evidence]:
+        with refusals_recorded(rooms, scope.principal):
+            view = look_at(rooms, request, scope)
+        at = time.time() if now is None else now
+        evidence = evidence_of(rooms, conversation, view.snapshot, view.allowed, at)
+        if evidence.required is not None:
+            view = View(view.snapshot, view.allowed & evidence.required)
+        return view, evidence
+
+    view, evidence = parts.once("view", look)
     parts.check()
     turn, context = read_in_context(rooms, request.query, conversation, view, parts)
     boosted = [boost.rows for boost in evidence.boosts if boost.seeks]

@@ -29,6 +29,15 @@ class Parts:
         """
         return work()
 
+    def once(self, name: str, work: Callable[[], T]) -> T:
+        """What a search sees once, however many attempts it takes: what rooms answered belongs to it.
+
+        Args:
+            name: Tells it apart within the search.
+            work: Makes it.
+        """
+        return work()
+
     def note(self, room: str, reason: str) -> None:
         """Says that something was cut short which the search could afford to lose."""
 

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableLambda
 
 from lir_agents import Document, LateInteractionIndex, Principal
 from lir_agents.config import LimitSettings, SearchSettings, Settings
+from lir_agents.deadline import SideCalls
 from lir_agents.errors import BudgetExceeded, InputError, Overloaded
 from lir_agents.graph import RetrievalContext, build_graph
 from lir_agents.types import SearchResult
@@ -99,10 +102,19 @@ async def test_a_budget_changes_nothing_of_the_answer(index):
         assert told(graph.invoke({"query": query}, context=context)["result"]) == plain
 
 
-@pytest.mark.parametrize("budget_ms", [0, -1, True, "fast", float("nan")])
+@pytest.mark.parametrize(
+    "budget_ms", [0, -1, True, "fast", float("nan"), float("inf"), pytest.param(10**400, id="huge")]
+)
 def test_a_budget_is_a_number_above_nothing(index, budget_ms):
     with pytest.raises(InputError, match="budget_ms"):
         index.search("leave", principal=ALICE, budget_ms=budget_ms)
+
+
+@pytest.mark.parametrize("budget_ms", [1e16, 1e300])
+def test_a_budget_may_be_longer_than_any_clock_waits(index, budget_ms):
+    size = index.rooms.audit.size
+    assert index.search("leave", principal=ALICE, budget_ms=budget_ms).coverage.full
+    assert index.rooms.audit.size == size + 1
 
 
 def test_a_budget_that_is_far_too_short_is_a_refusal_or_an_answer_and_harms_nobody(index):
@@ -236,6 +248,41 @@ def test_calls_that_never_return_cost_a_bounded_number_of_threads(index):
         except Overloaded:
             time.sleep(0.05)
     assert index.rooms.limits.admission._working == 0
+
+
+@pytest.mark.parametrize("budget_ms", [None, 10_000])
+def test_a_search_within_a_search_needs_no_place_of_its_own(quick_path, budget_ms):
+    found: list[SearchResult] = []
+
+    class Nested(BaseCallbackHandler):
+        def on_chain_start(self, serialized: Any, inputs: Any, *, name: str = "", **more: Any) -> None:
+            if name == "rerank" and not found:
+                found.append(None)
+                found[0] = index.search("leave", principal=ALICE, budget_ms=budget_ms)
+
+    def outer(query: str) -> SearchResult:
+        return index.search(query, principal=ALICE, budget_ms=budget_ms)
+
+    with opened(quick_path, at_work=1) as index:
+        done = SideCalls("asking", at_most=1).start(
+            lambda: RunnableLambda(outer).invoke("leave", {"callbacks": [Nested()]}), timeout_s=1
+        )
+        assert done.result(timeout=20).coverage.full
+        assert found[0].coverage.full
+        assert index.rooms.limits.admission._working == 0
+
+
+def test_a_system_without_threads_is_a_refusal_and_costs_no_place(index, monkeypatch):
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(AT_WORK + STUCK + 1):
+            with pytest.raises(Overloaded):
+                index.search("leave", principal=ALICE, budget_ms=1000)
+    assert index.search("leave", principal=ALICE, budget_ms=10_000).coverage.full
+    assert (index.rooms.limits.threads.busy, index.rooms.limits.admission._working) == (0, 0)
 
 
 _STUCK = """

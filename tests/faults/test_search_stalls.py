@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from langchain_core.tools import tool
 
-from lir_agents import Document, LateInteractionIndex, Principal
+from lir_agents import Document, LateInteractionIndex, Principal, ToolSignal
 from lir_agents.errors import BudgetExceeded, LirError, Overloaded
 from lir_agents.graph import RetrievalContext, build_graph
 from lir_agents.types import SearchResult
@@ -104,6 +104,25 @@ def stalled(index: LateInteractionIndex, room: str, count: int, *, budget_ms: fl
             return list(pool.map(lambda number: ask(index, number, budget_ms), range(count)))
     finally:
         stall.let_go.set()
+
+
+@pytest.mark.parametrize(("room", "method"), [("vectors", "search"), ("tokens", "pooled")])
+def test_what_is_added_meanwhile_is_not_seen_by_halves(index, room, method):
+    """Another attempt goes on with the view that the rooms have answered for."""
+    stall, epoch = Stall(10.0), index.rooms.catalog.epoch
+
+    def grows(call: Callable[[], Any]) -> Any:
+        if not stall.calls:
+            index.add([Document(id="new", text="A rule about leave.", acl=["group:staff"])])
+        return stall(call)
+
+    says = ToolSignal("desk", {"document_ids": ["doc/1", "new"]})
+    with troubled(index, room, grows, {method}):
+        result = index.search("a rule about leave", principal=ALICE, budget_ms=2000, tool_signals=[says])
+    stall.let_go.set()
+    require_authorised(Asked(ALICE, 0.0, result))
+    assert room in result.coverage.stages["first_stage"].reason
+    assert index.audit.get(result.event_id).payload["index_epoch"] == epoch
 
 
 @pytest.mark.parametrize("room", LEFT_OUT)
