@@ -25,7 +25,7 @@ from lir_agents.types import Coverage, SearchResult, StageCoverage
 __all__ = ["Teller"]
 
 _MOST_WAITING: Final = 4096
-_DELAY_S: Final = 0.2
+_DELAY_S: Final = 1.0
 """Searches of a moment are told together: a thread that wakes for each takes the interpreter from the next one, and
 finds its own work gone from the processor's caches."""
 _MISSED: Final = ("timed_out", "failed")
