@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from langgraph.store.memory import InMemoryStore
 
 from lir_agents import AccessDenied, Document, LateInteractionIndex, Principal
 from lir_agents.cli import main
+from lir_agents.encoding.transformer import choose_forward
 from tests.hashed_encoder import HashedEncoder
 
 TEXTS = {
@@ -151,6 +153,18 @@ def test_a_filter_scopes_the_search(lir: Lir, index: Path) -> None:
     assert (code, [hit["document_id"] for hit in json.loads(shown)["hits"]]) == (0, ["leave.md"])
 
 
+def test_reading_the_model_is_no_part_of_a_searchs_budget(
+    lir: Lir, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*given: Any, **more: Any) -> Any:
+        time.sleep(1.0)
+        return choose_forward(*given, **more)
+
+    monkeypatch.setattr("lir_agents.encoding.transformer.choose_forward", slowly)
+    code, shown, _ = lir("search", "soup at noon", "--index", index, "--budget-ms", 2000, "--json")
+    assert (code, json.loads(shown)["coverage"]["full"]) == (0, True)
+
+
 @pytest.mark.parametrize("query", ["", "   "])
 def test_an_empty_query_is_wrong_usage(lir: Lir, index: Path, query: str) -> None:
     code, shown, err = lir("search", query, "--index", index, "--json")
@@ -252,6 +266,18 @@ def test_doctor_finds_what_is_damaged_and_mends_it_when_told_to(lir: Lir, index:
     assert json.loads(lir("search", "soup at noon", "--index", copy, "--json")[1])["hits"][0]["document_id"] == (
         "canteen.txt"
     )
+
+
+def test_doctor_gives_one_next_step_for_a_store_that_cannot_be_read(lir: Lir, index: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(index, tmp_path / "i"))
+    (words,) = (copy / "lexical.lmdb").glob("*.mdb")
+    words.write_bytes(b"no database" * 1000)
+    code, shown, _ = lir("doctor", "--index", copy)
+    (line,) = [line for line in shown.splitlines() if "✘ lexical" in line]
+    assert code == 1
+    assert line.endswith("`lir doctor --repair` makes it again from the catalog.")
+    assert "permissions" not in line
+    assert ".." not in line
 
 
 def test_doctor_says_what_it_cannot_mend(lir: Lir, index: Path, tmp_path: Path) -> None:
