@@ -22,7 +22,6 @@ _Task = tuple[Callable[[], Any], "Future[Any]"] | None
 _IDLE_S: Final = 10.0
 """Seconds after which a thread that nobody needs ends."""
 
-
 _AT_EXIT_S: Final = 0.5
 """Seconds that the interpreter waits, when it exits, for calls that are nearly done. What is stuck is left."""
 

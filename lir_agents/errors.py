@@ -40,10 +40,13 @@ class LirError(Exception):
     Args:
         message: What went wrong, in one sentence.
         remedy: What the reader can do about it; appended to the message.
+
+    Attributes:
+        problem: The message without the remedy.
     """
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        self.remedy = remedy
+        self.problem, self.remedy = message, remedy
         stop = "" if not remedy or message.endswith((".", "!", "?")) else "."
         super().__init__(f"{message}{stop} {remedy}".strip())
 

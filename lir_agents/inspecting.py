@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import Rows
 from lir_agents.audit.log import AuditLog
 from lir_agents.encoding.base import Encoder
-from lir_agents.errors import IntegrityError, LirError
+from lir_agents.errors import IntegrityError
 from lir_agents.ingest.anew import prepared_anew
 from lir_agents.ingest.compose import Composer
 from lir_agents.stores.catalog import Catalog
@@ -95,7 +95,7 @@ def truth_findings(layout: IndexLayout) -> Iterator[Finding]:
         with Catalog.open(layout.catalog, create=False, read_only=True) as catalog:
             problems, origin = catalog.check(), catalog.get_meta("audit")
     except IntegrityError as error:
-        problems = [_said(error)]
+        problems = [error.problem]
     yield from (_lost("catalog", problem) for problem in problems[:5])
     yield from (_lost("audit", problem) for problem in _audit_problems(layout, origin)[:5])
     if layout.memory.exists():
@@ -113,7 +113,7 @@ def _audit_problems(layout: IndexLayout, origin: str | None) -> list[str]:
                 return [f"{layout.audit.name} is the log of another index"]
             return [problem.detail for problem in log.verify().problems]
     except IntegrityError as error:
-        return [_said(error)]
+        return [error.problem]
 
 
 def restate(catalog: Catalog, composer: Composer, progress: Callable[[int, int], None] | None = None) -> Restated:
@@ -234,7 +234,3 @@ def _rebuild(store: Store, problem: str, rows: int) -> Finding:
 
 def _lost(store: Store, problem: str) -> Finding:
     return Finding(store, problem, "", 0, _NEXT[store])
-
-
-def _said(error: LirError) -> str:
-    return str(error).removesuffix(error.remedy).strip()

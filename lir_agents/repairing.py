@@ -144,8 +144,7 @@ def _unrecognised(layout: IndexLayout) -> Finding | None:
     try:
         layout.prepare(create=False)
     except IntegrityError as error:
-        problem = str(error).removesuffix(error.remedy).strip()
-        return Finding("catalog", problem, "", remedy=error.remedy)
+        return Finding("catalog", error.problem, "", remedy=error.remedy)
     return None
 
 

@@ -20,11 +20,11 @@ from lir_agents.errors import LirError
 if TYPE_CHECKING:
     from lir_agents.repairing import RepairReport
 
-__all__ = ["Finding", "doctor", "stats"]
+__all__ = ["Check", "doctor", "stats"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Check:
     """One check of `lir doctor`."""
 
     check: str
@@ -117,15 +117,15 @@ def _print_report(report: RepairReport | None) -> None:
     for wrong in report.findings if report is not None else ():
         left = report is not None and wrong in report.left
         line = Text("  ✘ " if left else "  ✔ ", style="red" if left else "green")
-        line.append(f"{wrong.store:<10}", style="bold").append(printable(wrong.problem))
+        line.append(f"{wrong.store:<10}", style="bold").append(printable(wrong.problem).rstrip("."))
         console.out().print(line.append(f". {wrong.remedy}" if left else ": mended"), soft_wrap=True)
 
 
-def _run(name: str, check: Callable[[], str]) -> Finding:
+def _run(name: str, check: Callable[[], str]) -> Check:
     try:
-        return Finding(name, True, check())
+        return Check(name, True, check())
     except Exception as error:  # noqa: BLE001  a doctor reports whatever it meets, and goes on
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+        return Check(name, False, f"{type(error).__name__}: {error}")
 
 
 def _python() -> str:
@@ -152,7 +152,7 @@ def _encoder() -> str:
     )
 
 
-def _index(index_dir: Path, *, repair: bool) -> tuple[Finding, RepairReport | None]:
+def _index(index_dir: Path, *, repair: bool) -> tuple[Check, RepairReport | None]:
     from lir_agents import repairing
 
     try:
@@ -163,14 +163,13 @@ def _index(index_dir: Path, *, repair: bool) -> tuple[Finding, RepairReport | No
                 wrong = repairing.inspect(index_dir, progress=progress)
                 report = repairing.RepairReport(wrong, wrong)
     except LirError as error:
-        return Finding("index", False, f"{type(error).__name__}: {error}"), None
+        return Check("index", False, f"{type(error).__name__}: {error}"), None
     if not report.ok:
-        return Finding(
-            "index", False, f"damaged: {', '.join(dict.fromkeys(one.store for one in report.left))}"
-        ), report
+        damaged = ", ".join(dict.fromkeys(finding.store for finding in report.left))
+        return Check("index", False, f"damaged: {damaged}"), report
     if report.findings:
-        return Finding("index", True, f"mended (event {report.event_id}), nothing wrong now"), report
-    return Finding("index", True, "every text, vector and list of words is where it belongs"), report
+        return Check("index", True, f"mended (event {report.event_id}), nothing wrong now"), report
+    return Check("index", True, "every text, vector and list of words is where it belongs"), report
 
 
 @contextmanager

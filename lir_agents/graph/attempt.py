@@ -247,16 +247,16 @@ class Attempt(Parts):
 
     def _left_before(self, stage: str, room: str) -> bool:
         """What an earlier stage had to go on without is not asked again by a later one."""
-        left = self.underway.left
-        if room in left.get(stage, {}):
-            return True
-        for earlier, rooms in left.items():
-            if room in rooms:
-                with self.underway.lock:
-                    self.check()
+        with self.underway.lock:  # in a graph another stage may be left out at this very moment
+            self.check()
+            left = self.underway.left
+            if room in left.get(stage, {}):
+                return True
+            for earlier, rooms in left.items():
+                if room in rooms:
                     outcome = StageCoverage(rooms[room].status, f"left out, as in {earlier}")
                     self.underway.leave(stage, room, outcome)
-                return True
+                    return True
         return False
 
     def _share(self, room: str, now: float) -> float | None:

@@ -173,7 +173,8 @@ def main(kind: str, target: str) -> int:
     try:
         found = _PROBES[kind](json.load(sys.stdin))
     except BaseException as error:  # noqa: BLE001 - Rust panics are no Exception
-        sys.stdout.write(" ".join(f"{error}".split()) or type(error).__name__)
+        problem = getattr(error, "problem", str(error))  # the remedy is whoever asks' to say
+        sys.stdout.write(" ".join(problem.split()) or type(error).__name__)
         return 1
     with Path(target).open("wb") as file:
         np.savez(file, allow_pickle=False, **found)

@@ -128,9 +128,8 @@ class _Observed:
             stages,
             alone=search is None,
         )
-        around = (
-            search._stages if search is not None else None
-        )  # none: the search has gone on without it, and is over
+        # Without stages, the search has gone on without this one and is over.
+        around = None if search is None else search._stages
         if around is not None:
             around.append(told)  # a list's append is atomic: memory and tools may end at the same moment
         else:
