@@ -45,6 +45,8 @@ class LateInteractionRetriever(BaseRetriever):
     """The conversation to recall, and to remember each query in; None: neither."""
     filter: dict[str, Any] | None = None
     """Metadata filter, see `lir_agents.types.Filter`."""
+    budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Time for each search in milliseconds; None: as the run's context or the settings say."""
 
     def as_principal(self, principal: Principal | None) -> LateInteractionRetriever:
         """The same retriever for somebody else; this one stays as it is."""
@@ -69,8 +71,9 @@ class LateInteractionRetriever(BaseRetriever):
         filter: Filter | None = None,
         history: Sequence[Turn] = (),
         tool_signals: Sequence[ToolSignal] = (),
+        budget_ms: float | None = None,
     ) -> list[Document]:
-        asked = self._asked(k, principal, thread_id, filter, history, tool_signals)
+        asked = self._asked(k, principal, thread_id, filter, history, tool_signals, budget_ms)
         with set_config_context(_child(run_manager)) as context:
             return as_documents(context.run(self.index.search, query, **asked))
 
@@ -85,8 +88,9 @@ class LateInteractionRetriever(BaseRetriever):
         filter: Filter | None = None,
         history: Sequence[Turn] = (),
         tool_signals: Sequence[ToolSignal] = (),
+        budget_ms: float | None = None,
     ) -> list[Document]:
-        asked = self._asked(k, principal, thread_id, filter, history, tool_signals)
+        asked = self._asked(k, principal, thread_id, filter, history, tool_signals, budget_ms)
         with set_config_context(_child(run_manager)) as context:
             return as_documents(await coro_with_context(self.index.asearch(query, **asked), context))
 
@@ -98,8 +102,10 @@ class LateInteractionRetriever(BaseRetriever):
         filter: Filter | None,
         history: Sequence[Turn],
         tool_signals: Sequence[ToolSignal],
+        budget_ms: float | None,
     ) -> dict[str, Any]:
         """What a call gives wins over what the retriever was made with; a graph around fills what both leave."""
+        budget_ms = self.budget_ms if budget_ms is None else budget_ms
         who = caller(
             self.index,
             self.principal if principal is None else principal,
@@ -110,7 +116,7 @@ class LateInteractionRetriever(BaseRetriever):
             "k": self.k if k is None else k,
             "principal": who.principal,
             "thread_id": who.thread_id,
-            "budget_ms": who.budget_ms,
+            "budget_ms": who.budget_ms if budget_ms is None else budget_ms,
             "filter": self.filter if filter is None else filter,
             "history": history,
             "tool_signals": tool_signals,

@@ -10,7 +10,7 @@ from langgraph.prebuilt import ToolRuntime
 from pydantic import BaseModel, ConfigDict, Field
 
 from lir_agents.engine import LateInteractionIndex
-from lir_agents.errors import InputError
+from lir_agents.errors import BudgetExceeded, InputError, LirError, Overloaded
 from lir_agents.graph.nodes import as_documents
 from lir_agents.graph.quote import quote
 from lir_agents.langchain.caller import ambient_runtime, caller
@@ -60,6 +60,8 @@ class LateInteractionSearchTool(BaseTool):
     """The conversation whose memory steers the ranking, where the run's context does not say."""
     filter: dict[str, Any] | None = None
     """Metadata filter that every call is held to."""
+    budget_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Time for each search in milliseconds, where the run's context does not say; None: as the settings say."""
 
     @property
     def _injected_args_keys(self) -> frozenset[str]:
@@ -78,7 +80,7 @@ class LateInteractionSearchTool(BaseTool):
     ) -> tuple[str, list[Document]]:
         try:
             return _told(self.index.search(query, **self._asked(k, runtime)))
-        except InputError as error:
+        except (InputError, BudgetExceeded, Overloaded) as error:
             raise _corrigible(error) from error
 
     async def _arun(
@@ -89,7 +91,7 @@ class LateInteractionSearchTool(BaseTool):
     ) -> tuple[str, list[Document]]:
         try:
             return _told(await self.index.asearch(query, **self._asked(k, runtime)))
-        except InputError as error:
+        except (InputError, BudgetExceeded, Overloaded) as error:
             raise _corrigible(error) from error
 
     def _asked(self, k: int | None, runtime: Any) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class LateInteractionSearchTool(BaseTool):
             "k": self.k if k is None else k,
             "principal": who.principal,
             "thread_id": who.thread_id,
-            "budget_ms": who.budget_ms,
+            "budget_ms": self.budget_ms if who.budget_ms is None else who.budget_ms,
             "filter": self.filter,
             # The query is the model's wording. The conversation steers it, and is not told it as the user's turn.
             "remember": False,
@@ -111,6 +113,8 @@ def _told(result: SearchResult) -> tuple[str, list[Document]]:
     return quote(result), as_documents(result)
 
 
-def _corrigible(error: InputError) -> Exception:
-    """What a model can put right is told to it; everything else is the program's to handle."""
-    return ToolException(str(error)) if error.field in ("query", "k") else error
+def _corrigible(error: LirError) -> Exception:
+    """What a model can put right, or try again, is told to it; everything else is the program's to handle."""
+    if isinstance(error, InputError) and error.field not in ("query", "k"):
+        return error
+    return ToolException(str(error))

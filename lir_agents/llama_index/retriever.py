@@ -36,6 +36,7 @@ class LateInteractionRetriever(BaseRetriever):
         principal: Who asks. Every index that is not open refuses None.
         thread_id: The conversation to recall, and to remember each query in; None: neither.
         filters: Metadata filters; translated wholly, or refused.
+        budget_ms: Time for each search in milliseconds; None: as the settings say.
         callback_manager: As of every LlamaIndex retriever.
         verbose: As of every LlamaIndex retriever.
 
@@ -55,6 +56,7 @@ class LateInteractionRetriever(BaseRetriever):
         principal: Principal | None = None,
         thread_id: str | None = None,
         filters: MetadataFilters | None = None,
+        budget_ms: float | None = None,
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
     ) -> None:
@@ -64,6 +66,7 @@ class LateInteractionRetriever(BaseRetriever):
         self.principal = principal
         self.thread_id = thread_id
         self.filters = filters
+        self.budget_ms = budget_ms
         self._filter = to_filter(filters)
 
     def as_principal(self, principal: Principal | None) -> LateInteractionRetriever:
@@ -74,6 +77,7 @@ class LateInteractionRetriever(BaseRetriever):
             principal=principal,
             thread_id=self.thread_id,
             filters=self.filters,
+            budget_ms=self.budget_ms,
             callback_manager=self.callback_manager,
             verbose=self._verbose,
         )
@@ -85,7 +89,13 @@ class LateInteractionRetriever(BaseRetriever):
         return as_nodes(await self.index.asearch(_verbatim(query_bundle), **self._asked()))
 
     def _asked(self) -> dict[str, Any]:
-        return {"k": self.k, "principal": self.principal, "thread_id": self.thread_id, "filter": self._filter}
+        return {
+            "k": self.k,
+            "principal": self.principal,
+            "thread_id": self.thread_id,
+            "filter": self._filter,
+            "budget_ms": self.budget_ms,
+        }
 
 
 def as_nodes(result: SearchResult) -> list[NodeWithScore]:

@@ -18,7 +18,7 @@ from langgraph.runtime import ServerInfo
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
-from lir_agents import AccessDenied, InputError, LateInteractionIndex, Principal
+from lir_agents import AccessDenied, BudgetExceeded, InputError, LateInteractionIndex, Principal
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.langchain import LateInteractionRetriever
@@ -209,6 +209,17 @@ def test_what_is_wrong_is_named(open_index: LateInteractionIndex) -> None:
         retriever.invoke(QUERIES[0], k=-1)
     with pytest.raises(TypeError, match="top_k"):
         retriever.invoke(QUERIES[0], top_k=3)
+
+
+def test_a_budget_is_kept(open_index: LateInteractionIndex) -> None:
+    with pytest.raises(BudgetExceeded):
+        LateInteractionRetriever(index=open_index, budget_ms=0.001).invoke("leave")
+    retriever = LateInteractionRetriever(index=open_index)
+    with pytest.raises(BudgetExceeded):
+        retriever.invoke("leave", budget_ms=0.001)
+    with pytest.raises(ValidationError, match="budget_ms"):
+        LateInteractionRetriever(index=open_index, budget_ms=0)
+    assert retriever.invoke("leave", budget_ms=60_000)
 
 
 def test_a_principal_may_be_plain_data(open_index: LateInteractionIndex) -> None:

@@ -82,6 +82,12 @@ def test_a_blank_query_is_told_to_the_model(open_index: LateInteractionIndex) ->
     assert "query: is empty" in message.content
 
 
+def test_a_model_is_told_that_time_ran_out(open_index: LateInteractionIndex) -> None:
+    answer = LateInteractionSearchTool(index=open_index, budget_ms=0.001).invoke(call(query="leave"))
+    assert isinstance(answer, ToolMessage)
+    assert (answer.status, "within 0.001 ms" in str(answer.content)) == ("error", True)
+
+
 def agent_of(tool: BaseTool) -> Any:
     builder = StateGraph(MessagesState, context_schema=RetrievalContext)
     builder.add_node("tools", ToolNode([tool], handle_tool_errors=False))

@@ -25,7 +25,7 @@ from llama_index.core.workflow import Context
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 
-from lir_agents import AccessDenied, Document, InputError, LateInteractionIndex
+from lir_agents import AccessDenied, BudgetExceeded, Document, InputError, LateInteractionIndex
 from lir_agents.llama_index import (
     LateInteractionPostprocessor,
     LateInteractionRetriever,
@@ -107,6 +107,13 @@ async def test_each_principal_gets_their_own(acl_index: LateInteractionIndex) ->
         shared.retrieve(QUERIES[0])
     with pytest.raises(AccessDenied):
         await shared.aretrieve(QUERIES[0])
+
+
+def test_a_budget_is_kept(open_index: LateInteractionIndex) -> None:
+    retriever = LateInteractionRetriever(open_index, budget_ms=0.001)
+    for door in (retriever, retriever.as_principal(None)):
+        with pytest.raises(BudgetExceeded):
+            door.retrieve("leave")
 
 
 def test_texts_in_place_of_the_query_are_refused(open_index: LateInteractionIndex) -> None:
