@@ -17,7 +17,7 @@ from lir_agents.audit import payloads
 from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings, load_settings
-from lir_agents.encoding.base import Encoder
+from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.governed import GovernedIndex
 from lir_agents.graph.build import asearch, search
@@ -197,6 +197,11 @@ class LateInteractionIndex(GovernedIndex):
         return self._ingestor.add(documents, progress=progress)
 
     # ------------------------------------------------------------ search
+
+    def warm_up(self) -> None:
+        """Reads the model, as the first text of a process otherwise does: some hundred milliseconds that most budgets
+        do not have."""
+        self.rooms.encoder.encode_queries([QueryText("ready?")])
 
     def search(
         self,

@@ -34,13 +34,11 @@ class Request:
 def run(request: Request, index_dir: Path, *, as_json: bool) -> int:
     """Asks and prints."""
     asker, scope = principal(request.grants), _filter(request.filter_json)
-    from lir_agents.encoding.base import QueryText
     from lir_agents.engine import LateInteractionIndex
 
     with LateInteractionIndex.open(index_dir, create=False) as index:
         if request.budget_ms is not None:
-            # The first text reads the model: no part of a search's time, and more than most budgets have for it.
-            index.rooms.encoder.encode_queries([QueryText("ready?")])
+            index.warm_up()
         result = index.search(
             request.query,
             k=request.k,
