@@ -199,8 +199,10 @@ class LateInteractionIndex(GovernedIndex):
     # ------------------------------------------------------------ search
 
     def warm_up(self) -> None:
-        """Reads the model, as the first text of a process otherwise does: some hundred milliseconds that most budgets
-        do not have."""
+        """Reads the model, as the first text of a process otherwise does.
+
+        It takes some hundred milliseconds, which most budgets do not have.
+        """
         self.rooms.encoder.encode_queries([QueryText("ready?")])
 
     def search(
