@@ -196,6 +196,44 @@ def test_a_tool_that_hangs_is_left_out_in_time(index):
     assert result.hits
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_thousand_searches_with_a_tool_that_hangs(index, capsys):
+    let_go = threading.Event()
+
+    @tool
+    def slow() -> str:
+        """Does not answer."""
+        let_go.wait(10)
+        return "late"
+
+    graph = build_graph(index, tools=[slow]).compile()
+
+    def invoke(number: int) -> Asked:
+        who, query = (ALICE, BOB)[number % 2], f"what is the rule about {SUBJECTS[number % len(SUBJECTS)]}?"
+        given: dict[str, Any] = {"query": query, "tool_calls": [{"name": "slow", "args": {}, "id": "1"}]}
+        began = time.monotonic()
+        try:
+            came = graph.invoke(given, context=RetrievalContext(who, f"t{number % 20}", 250))["result"]
+        except (BudgetExceeded, Overloaded) as refusal:
+            came = refusal
+        return Asked(who, time.monotonic() - began, came)
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = list(pool.map(invoke, range(1000)))
+    let_go.set()
+    answered = [one for one in asked if isinstance(one.came, SearchResult)]
+    p99 = float(np.percentile([one.seconds for one in asked], 99)) * 1000
+    with capsys.disabled():
+        print(f"\ntool: p99 {p99:.0f} ms; {len(answered)} answers of {len(asked)}")
+    assert p99 <= 275
+    for one in answered:
+        require_authorised(one)
+        assert "tools" in one.came.coverage.caveat
+    require_audited(index, asked)
+    assert len(answered) >= 990
+
+
 @pytest.mark.parametrize("room", LEFT_OUT)
 async def test_the_graph_and_the_coroutine_keep_the_budget_too(index, room):
     graph = build_graph(index).compile()
