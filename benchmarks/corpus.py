@@ -24,7 +24,6 @@ from lir_agents.arrays import Encoding
 from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.encoding.open import open_encoder
 from lir_agents.evaluation import Dataset
-from lir_agents.ranking.quantise import dequantise
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.layout import IndexLayout
 from lir_agents.stores.tokens import LmdbTokens
@@ -141,7 +140,7 @@ class Source:
         found = {}
         for i, key in enumerate(known):
             part = slice(*packed.offsets[i : i + 2].tolist())
-            vectors = dequantise(packed.data[part], packed.scales[part])
+            vectors = self._tokens.codec.decode(np.asarray(packed.data[part], np.uint8))
             found[key] = Encoding(pooled[i], vectors, np.zeros((len(vectors), 2), np.int32))
         return found
 
@@ -149,7 +148,7 @@ class Source:
 @contextmanager
 def _source(bench: Bench, name: str) -> Iterator[Source]:
     with bench.index(Dataset.load(bench.data / name)) as index:  # makes it where it is not there
-        widths = index.rooms.encoder.token_dim, index.rooms.encoder.dense_dim
+        widths = index.rooms.tokens.codec, index.rooms.encoder.dense_dim
     layout = IndexLayout(bench.indexes / f"{name}.lir")
     tokens = LmdbTokens.open(layout.tokens, *widths, read_only=True)
     with Catalog.open(layout.catalog, create=False) as catalog:

@@ -16,6 +16,7 @@ from benchmarks.bench import Bench, say
 from benchmarks.corpus import mixed, passages_wanted, questions
 from benchmarks.timing import interleaved, percentiles
 from lir_agents.arrays import PackedTokens, Rows
+from lir_agents.codes import TokenCodec
 from lir_agents.encoding.base import QueryText
 from lir_agents.stores.scan import ResidentMatrix
 from lir_agents.stores.tokens import LmdbTokens
@@ -28,7 +29,7 @@ _NOISE = 0.5
 _TOKENS = 150
 _CANDIDATES = 100
 _MOST_BYTES = 12 << 30
-_PAGE, _OVERHEAD = 4096, 64
+_OVERHEAD = 1024
 _BATCH = 5_000
 _QUERIES = 100
 _COLD = 20
@@ -49,7 +50,7 @@ def measure(bench: Bench, curve: Mapping[str, Any]) -> dict[str, Any]:
         say(f"{size:,} made passages of {tokens_each} tokens each")
         _write(Path(folder), size, tokens_each, real, dim)
         cold = _cold(Path(folder), size, tokens_each, dim, real.shape[1])
-        store = LmdbTokens.open(Path(folder), dim, real.shape[1])
+        store = LmdbTokens.open(Path(folder), TokenCodec(dim), real.shape[1])
         try:
             measured = _measured(store, size, tokens_each, asked)
             held = store.size_bytes()
@@ -61,20 +62,19 @@ def measure(bench: Bench, curve: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokens_each(folder: Path, size: int, dim: int) -> int:
-    """As many as a passage has, or what the disk has room for; a passage takes whole pages."""
+    """As many as a passage has, or what the disk has room for."""
     room = min(_MOST_BYTES, shutil.disk_usage(folder).free // 3)
-    pages = room // size // _PAGE
-    return int(max(4, min(_TOKENS, (pages * _PAGE - _OVERHEAD) // (dim + 4))))
+    return int(max(4, min(_TOKENS, (room // size - _OVERHEAD) // TokenCodec(dim).width)))
 
 
 def _write(folder: Path, size: int, tokens_each: int, real: NDArray[np.float32], dim: int) -> None:
-    store, draw = LmdbTokens.open(folder, dim, real.shape[1]), np.random.default_rng(0)
-    data = draw.integers(-127, 128, (_BATCH * tokens_each, dim), np.int8)
-    scales = np.full(len(data), 1 / 127, np.float32)
+    codec = TokenCodec(dim)
+    store, draw = LmdbTokens.open(folder, codec, real.shape[1]), np.random.default_rng(0)
+    data = draw.integers(0, 256, (_BATCH * tokens_each, codec.width), np.uint8)
     for start in range(0, size, _BATCH):
         rows = np.arange(start, min(start + _BATCH, size), dtype=np.int64)
         part = slice(0, len(rows) * tokens_each)
-        packed = PackedTokens(data[part], scales[part], np.arange(len(rows) + 1, dtype=np.int64) * tokens_each)
+        packed = PackedTokens(data[part], np.arange(len(rows) + 1, dtype=np.int64) * tokens_each, codec)
         store.put(rows, packed, _perturbed(real[rows % len(real)], draw))
     store.close()
 
@@ -116,7 +116,7 @@ def _cold(folder: Path, size: int, tokens_each: int, dim: int, dense_dim: int) -
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    store = LmdbTokens.open(folder, dim, dense_dim)
+    store = LmdbTokens.open(folder, TokenCodec(dim), dense_dim)
     try:
         chosen = _chosen(size, tokens_each, _COLD + 1, seed=3)
         taken = interleaved({"gather, from the disk": lambda rows: store.gather(rows)}, chosen[1:])

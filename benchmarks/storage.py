@@ -25,15 +25,17 @@ from lir_agents.encoding.open import open_encoder
 from lir_agents.evaluation import Dataset, System, evaluate
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ingest.outline import Outline
-from lir_agents.ranking.quantise import pack
 from lir_agents.types import Passage
 
 SETS = ("med", "cranfield", "cisi")
 """Small ones: their float32 vectors are held in memory, 1.5 KB a token."""
 
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"default": {}}
-"""Ways to store token vectors, as `Settings(**…)`: a further one is a further line,
-`"compact": {"index": {"token_bits": 2}}`."""
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "compact": {"ingest": {"token_bits": 2}},
+    "precise": {"ingest": {"token_bits": 8}},
+}
+"""Ways to store token vectors, as `Settings(**…)`."""
 
 
 def run(bench: Bench) -> None:
@@ -120,9 +122,10 @@ class Float32Tokens:
         self._nothing = np.zeros((0, once.token_dim), np.float32)
         self.pooled = rooms.tokens.pooled
 
-    def gather(self, rows: Rows, *, multiple: int = 1) -> PackedTokens:
-        """As the index's own store, in float32; what `multiple` asks for saves time and nothing else."""
-        return pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], quantise=False)
+    @contextmanager
+    def lent(self, rows: Rows) -> Iterator[PackedTokens]:
+        """As the index's own store, in float32."""
+        yield PackedTokens.pack([self._matrices.get(row, self._nothing) for row in rows.tolist()], None)
 
 
 def _text(rooms: Rooms, passage: Passage) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Encoding", "PackedTokens", "RowMask", "Rows"]
+from lir_agents.codes import TokenCodec
+
+__all__ = ["Encoding", "LentTokens", "PackedTokens", "RowMask", "Rows"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Catalog row numbers of passages, int64 [n]."""
@@ -40,15 +43,15 @@ class PackedTokens:
     """The token matrices of n passages, laid end to end; nothing is padded.
 
     Attributes:
-        data: int8 or float32 [total_tokens, dim]; int8 rows are `round(row / scale)`.
-        scales: float32 [total_tokens], the scale of each int8 row; all ones for float32 data.
+        data: uint8 [total_tokens, codec.width] codes, or float32 [total_tokens, dim] vectors.
         offsets: int64 [n + 1]; passage i is `data[offsets[i]:offsets[i + 1]]`. A passage without tokens
             (missing from the store) has an empty range.
+        codec: What the codes mean; None for float32 vectors.
     """
 
-    data: NDArray[np.int8] | NDArray[np.float32]
-    scales: NDArray[np.float32]
+    data: NDArray[np.uint8] | NDArray[np.float32]
     offsets: NDArray[np.int64]
+    codec: TokenCodec | None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,11 +62,51 @@ class PackedTokens:
         return np.diff(self.offsets)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[PackedTokens]) -> PackedTokens:
-        """Lays several packs end to end. Raises ValueError on an empty sequence."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        return cls(
-            data=np.concatenate([part.data for part in parts]),
-            scales=np.concatenate([part.scales for part in parts]),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        )
+    def pack(cls, matrices: Sequence[NDArray[Any]], codec: TokenCodec | None) -> PackedTokens:
+        """Lays matrices end to end: codes [n_i, codec.width] with their codec, or float32 [n_i, dim] vectors.
+
+        Raises:
+            ValueError: The list is empty: there is no width to give an empty pack.
+        """
+        if not matrices:
+            raise ValueError("nothing to pack")
+        offsets = np.cumsum([0, *map(len, matrices)]).astype(np.int64)
+        data = np.concatenate(matrices)
+        return cls(data.astype(np.float32, copy=False) if codec is None else data, offsets, codec)
+
+    def lent(self) -> LentTokens:
+        """Where these lie. They must outlive what they are lent to.
+
+        Raises:
+            ValueError: They are vectors, or do not lie end to end.
+        """
+        if self.codec is None:
+            raise ValueError("vectors are not lent")
+        if not self.data.flags.c_contiguous:
+            raise ValueError("the codes do not lie end to end")
+        return LentTokens(self.data.ctypes.data + self.offsets[:-1] * self.codec.width, self.lengths, self.codec)
+
+
+@dataclass(frozen=True, slots=True)
+class LentTokens:
+    """Where the codes of n passages lie, in memory that somebody else holds for as long as they are lent.
+
+    Attributes:
+        addresses: int64 [n], of each passage's first byte.
+        lengths: int64 [n], tokens of each; 0 where there are none, and then no address counts.
+        codec: What the codes mean.
+    """
+
+    addresses: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    codec: TokenCodec
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def copied(self) -> PackedTokens:
+        """The same codes in memory of their own, end to end."""
+        places = zip(self.addresses.tolist(), (self.lengths * self.codec.width).tolist(), strict=True)
+        data = bytearray().join(ctypes.string_at(address, size) for address, size in places if size)
+        codes = np.frombuffer(data, np.uint8).reshape(-1, self.codec.width)
+        return PackedTokens(codes, np.cumsum([0, *self.lengths.tolist()]).astype(np.int64), self.codec)

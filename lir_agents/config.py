@@ -61,6 +61,11 @@ class IngestSettings(_Section):
         description="Longest passage body, in the encoder's tokens; "
         "220 leaves room for a title within the 256 the bundled model was trained on.",
     )
+    token_bits: Literal[2, 4, 8] | None = Field(
+        None,
+        description="Bits of each coordinate of a stored token vector, fixed when an index is made. None: as it "
+        "was made, 4 for a new one. 2 takes half the disk; what each costs in quality: docs/performance.md.",
+    )
     title_tokens: int = Field(
         32, ge=0, le=512, description="Most tokens of a title that are carried into each passage."
     )

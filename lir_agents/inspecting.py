@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
 from lir_agents.audit.log import AuditLog
+from lir_agents.codes import Bits, TokenCodec
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import IntegrityError
 from lir_agents.ingest.anew import prepared_anew
@@ -77,6 +78,7 @@ class Restated:
         access_class: int32 by row.
         contents: uint64 by row, what the lexical index should hold.
         sample: Text as it is encoded, by row, of a few passages.
+        token_bits: Bits of each coordinate of a stored token vector.
         broken: int64, rows whose text is not what was encoded: the catalog is damaged.
     """
 
@@ -84,6 +86,7 @@ class Restated:
     live: Rows
     access_class: NDArray[np.int32]
     contents: NDArray[np.uint64]
+    token_bits: Bits
     sample: dict[int, str] = field(default_factory=dict)
     broken: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -136,7 +139,8 @@ def restate(catalog: Catalog, composer: Composer, progress: Callable[[int, int],
         if progress:
             progress(min(len(committed), start + _CHUNK), len(committed))
     live = np.flatnonzero(snapshot.live).astype(np.int64)
-    return Restated(committed, live, snapshot.access_class, contents, sample, np.array(broken, np.int64))
+    bits = catalog.token_bits()
+    return Restated(committed, live, snapshot.access_class, contents, bits, sample, np.array(broken, np.int64))
 
 
 def derived_findings(layout: IndexLayout, encoder: Encoder, wanted: Restated) -> tuple[list[Finding], Rows]:
@@ -145,7 +149,8 @@ def derived_findings(layout: IndexLayout, encoder: Encoder, wanted: Restated) ->
     Returns:
         The findings, and the rows whose token vectors are damaged while their store is sound.
     """
-    widths = {"token_dim": encoder.token_dim, "dense_dim": encoder.dense_dim}
+    codec = TokenCodec(encoder.token_dim, wanted.token_bits)
+    widths = {"token_dim": codec.dim, "token_bits": codec.bits, "dense_dim": encoder.dense_dim}
     count = len(wanted.committed)
     asked: dict[str, Any] = {"path": str(layout.tokens), "sample": [*wanted.sample], **widths}
     tokens = _probed("tokens", layout, asked, count)
@@ -181,16 +186,17 @@ def _tokens_findings(seen: Probe, encoder: Encoder, wanted: Restated) -> list[Fi
 
 
 def _foreign(seen: Probe, encoder: Encoder, wanted: Restated) -> bool:
-    """Whether vectors of the sample are others than the encoder's of the same texts."""
+    """Whether vectors of the sample are others than the encoder's of the same texts, both as they are stored."""
+    codec = TokenCodec(encoder.token_dim, wanted.token_bits)
     rows = seen.arrays["sample"].tolist()
     offsets = seen.arrays["offsets"]
     for at, encoding in encoder.encode_documents([wanted.sample[row] for row in rows]):
         part = slice(offsets[at], offsets[at + 1])
-        stored = seen.arrays["data"][part].astype(np.float32) * seen.arrays["scales"][part, None]
-        if stored.shape != encoding.tokens.shape:
+        stored, anew = codec.unpack(seen.arrays["data"][part]), codec.unpack(codec.encode(encoding.tokens))
+        if stored.shape != anew.shape:
             return True
-        lengths = np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
-        cosines = np.einsum("ij,ij->i", stored, encoding.tokens) / lengths
+        lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(anew, axis=1)
+        cosines = np.einsum("ij,ij->i", stored, anew) / np.maximum(lengths, 1e-12)
         if not cosines.mean() >= _ALIKE:
             return True
     return False

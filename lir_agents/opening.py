@@ -18,6 +18,7 @@ from lir_agents.audit import payloads
 from lir_agents.audit.canonical import Erasable
 from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
+from lir_agents.codes import Bits, TokenCodec
 from lir_agents.config import AuditSettings, EncoderSettings, FusionSettings, Settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
@@ -97,7 +98,8 @@ def open_rooms(
         if sealed is not None:
             opening.callback(sealed.close)
         keeper = VaultKeeper(catalog, sealed, policy.access_key)
-        tokens, lexical, vectors = _derived_stores(layout, model, policy, opening)
+        bits = _agreed_token_bits(catalog, settings)
+        tokens, lexical, vectors = _derived_stores(layout, model, bits, policy, opening)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer, progress=progress)
         rooms = Rooms(
@@ -133,10 +135,10 @@ def open_rooms(
 
 
 def _derived_stores(
-    layout: IndexLayout, model: Encoder, policy: Policy, opening: ExitStack
+    layout: IndexLayout, model: Encoder, bits: Bits, policy: Policy, opening: ExitStack
 ) -> tuple[LmdbTokens, LmdbLexical, ChromaVectors]:
     """What can be made again from the catalog: token vectors, words, pooled vectors."""
-    tokens = LmdbTokens.open(layout.tokens, model.token_dim, model.dense_dim)
+    tokens = LmdbTokens.open(layout.tokens, TokenCodec(model.token_dim, bits), model.dense_dim)
     opening.callback(tokens.close)
     lexical = LmdbLexical.open(layout.lexical)
     opening.callback(lexical.close)
@@ -305,6 +307,21 @@ def _agreed_title_tokens(catalog: Catalog, settings: Settings, encoder: Encoder)
             remedy=f"Set it to {recorded}, or ingest into a new index.",
         )
     return wanted
+
+
+def _agreed_token_bits(catalog: Catalog, settings: Settings) -> Bits:
+    """How precisely token vectors are stored: fixed when the index is made, as every stored vector is."""
+    wanted, recorded = settings.ingest.token_bits, catalog.token_bits()
+    if catalog.get_meta("token_bits") is None:
+        recorded = wanted or recorded
+        catalog.set_meta("token_bits", str(recorded))
+    elif wanted not in (None, recorded):
+        raise ConfigError(
+            f"ingest.token_bits is {wanted}, and this index was made with {recorded}",
+            setting="ingest.token_bits",
+            remedy="Leave it out, or ingest into a new index.",
+        )
+    return recorded
 
 
 def _agreed_audit(catalog: Catalog, path: Path, settings: AuditSettings) -> AuditLog:

@@ -19,6 +19,7 @@ from langgraph.store.memory import InMemoryStore
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
 from lir_agents.audit.log import AuditLog
+from lir_agents.codes import TokenCodec
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import IntegrityError
@@ -180,6 +181,7 @@ def _record(layout: IndexLayout, settings: Settings, findings: Sequence[Finding]
 def _drop(layout: IndexLayout, seen: _Seen, encoder: Encoder) -> None:
     """Removes what cannot be trusted. What lacks then is made by the next opening."""
     with Catalog.open(layout.catalog, create=False) as catalog:
+        codec = TokenCodec(encoder.token_dim, catalog.token_bits())
         if any(finding.mend == "forget" for finding in seen.findings):
             demand_erasure(catalog)  # an older copy of a store may hold what was erased since
     directories = {"tokens": layout.tokens, "lexical": layout.lexical, "vectors": layout.vectors}
@@ -187,7 +189,7 @@ def _drop(layout: IndexLayout, seen: _Seen, encoder: Encoder) -> None:
         if directories[store].exists():
             shutil.rmtree(directories[store])
     if seen.damaged is not None and len(seen.damaged):
-        with closing(LmdbTokens.open(layout.tokens, encoder.token_dim, encoder.dense_dim)) as tokens:
+        with closing(LmdbTokens.open(layout.tokens, codec, encoder.dense_dim)) as tokens:
             tokens.delete(seen.damaged)
 
 

@@ -18,9 +18,11 @@ import numpy as np
 
 from lir_agents.audit.events import RecordedEvent
 from lir_agents.audit.log import AuditLog
+from lir_agents.codes import Bits, TokenCodec
 from lir_agents.errors import InputError, StoreError
 from lir_agents.stores.catalog import Catalog
 from lir_agents.stores.layout import IndexLayout
+from lir_agents.stores.records import Generation
 from lir_agents.stores.tokens import LmdbTokens
 
 __all__ = ["holdings", "searches"]
@@ -39,7 +41,7 @@ def holdings(path: str | Path) -> dict[str, Any]:
     layout = IndexLayout(Path(path))
     layout.prepare(create=False)
     with Catalog.open(layout.catalog, create=False, read_only=True) as catalog:
-        generation, counts = catalog.generation(), asdict(catalog.counts())
+        generation, counts, bits = catalog.generation(), asdict(catalog.counts()), catalog.token_bits()
         held = {
             "path": str(layout.path),
             "access": catalog.get_meta("access") or "",
@@ -47,7 +49,7 @@ def holdings(path: str | Path) -> dict[str, Any]:
             **counts,
         }
     held |= {"encoder": generation.name, "fingerprint": generation.fingerprint} if generation else {}
-    held["token_bytes"] = _token_bytes(layout, generation.token_dim, generation.dense_dim) if generation else 0
+    held["token_bytes"] = _token_bytes(layout, generation, bits) if generation else 0
     held["disk_bytes"] = sum(_size(file) for file in layout.path.rglob("*"))
     with AuditLog.open(layout.audit, read_only=True) as log:
         return held | {"audit_events": log.size}
@@ -121,9 +123,10 @@ def _tails(values: Sequence[float]) -> dict[str, float]:
     return {**named, "count": len(values)}
 
 
-def _token_bytes(layout: IndexLayout, token_dim: int, dense_dim: int) -> int:
+def _token_bytes(layout: IndexLayout, generation: Generation, bits: Bits) -> int:
+    codec = TokenCodec(generation.token_dim, bits)
     try:
-        with closing(LmdbTokens.open(layout.tokens, token_dim, dense_dim, read_only=True)) as tokens:
+        with closing(LmdbTokens.open(layout.tokens, codec, generation.dense_dim, read_only=True)) as tokens:
             return tokens.size_bytes()
     except StoreError:  # it is missing, and is made again by the next opening
         return 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from lir_agents import Document
 from lir_agents.arrays import Encoding
+from lir_agents.codes import TokenCodec
 from lir_agents.config import IngestSettings
 from lir_agents.ingest.compose import Budget, Composer
 from lir_agents.ingest.pipeline import Ingestor
@@ -64,7 +65,7 @@ class Rooms:
         path.mkdir(exist_ok=True)
         self.path, self.encoder = path, encoder
         self.catalog = Catalog.open(path / "catalog.sqlite")
-        self.tokens = LmdbTokens.open(path / "tokens", encoder.token_dim, encoder.dense_dim)
+        self.tokens = LmdbTokens.open(path / "tokens", TokenCodec(encoder.token_dim), encoder.dense_dim)
         self.lexical = LmdbLexical.open(path / "lexical")
         self.vectors = ChromaVectors.open(path / "chroma", encoder.dense_dim, source=self.tokens.pooled)
         self.composer = Composer(encoder.token_spans, title_tokens=Budget.of(settings, encoder).title)

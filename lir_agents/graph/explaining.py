@@ -48,7 +48,7 @@ def explain_hit(rooms: Rooms, hit: Hit) -> Explanation:
     return explain_matches(
         query=hit.query,
         query_spans=query.spans,
-        similarity=similarities(query.tokens, packed)[:, : len(query.tokens)].T.numpy(),
+        similarity=similarities(query.tokens, packed).T,
         weights=np.ones(len(query.tokens), np.float32),
         encoded=composed.text,
         passage_spans=encoding.spans,

@@ -16,7 +16,7 @@ from lir_agents.graph.evidence import Boost
 from lir_agents.graph.parts import WHOLE, Parts
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
-from lir_agents.ranking.maxsim import BLOCK_TOKENS, Maxima, meet
+from lir_agents.ranking.maxsim import Maxima, meet
 
 __all__ = ["Ranked", "rank", "token_maxima"]
 
@@ -53,10 +53,12 @@ def _met(rooms: Rooms, tokens: NDArray[np.float32], rows: Rows, parts: Parts) ->
     for start in range(0, max(1, len(rows)), size):
         parts.check()
         some = rows[start : start + size]
-        packed = rooms.tokens.gather(some, multiple=BLOCK_TOKENS)
-        if len(packed) != len(some):
-            raise StoreError("gave other passages", store="tokens", operation="gather", remedy="Run `lir doctor`.")
-        found.append(meet(tokens, packed))
+        with rooms.tokens.lent(some) as stored:
+            if len(stored) != len(some):
+                raise StoreError(
+                    "gave other passages", store="tokens", operation="gather", remedy="Run `lir doctor`."
+                )
+            found.append(meet(tokens, stored))
     if len(found) == 1:
         return found[0]
     counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(maxima.offsets) for maxima in found)])

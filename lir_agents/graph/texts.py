@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens
+from lir_agents.codes import TokenCodec
 from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
-from lir_agents.ranking.quantise import quantise_matrix
 from lir_agents.stores.token_cache import MemoryTokenCache, TextVectors, TokenCache
 from lir_agents.telemetry import count
 from lir_agents.threads import product
@@ -67,7 +67,7 @@ class TextReranker:
         vectors = self._vectors(texts)
         (turn,) = self.encoder.encode_queries([QueryText(query.strip())])
         pooled = np.stack([one.pooled for one in vectors])
-        found = meet(turn.tokens, _packed(vectors))
+        found = meet(turn.tokens, PackedTokens.pack([one.codes for one in vectors], self._codec))
         fused = fuse(
             {"maxsim": found.score(block_share=self.weights.block), "dense": product(pooled, turn.pooled)},
             weights=self.weights,
@@ -99,24 +99,19 @@ class TextReranker:
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         count("cache.hits", len(known))
         count("cache.misses", len(unknown))
+        codec = self._codec
         fresh: dict[bytes, TextVectors] = {}
         names = list(unknown)
         for at, encoding in self.encoder.encode_documents(list(unknown.values())):
-            data, scales = quantise_matrix(encoding.tokens)
-            fresh[names[at]] = TextVectors(encoding.pooled, data, scales)
+            fresh[names[at]] = TextVectors(encoding.pooled, codec.encode(encoding.tokens))
         if fresh:
             self.cache.put(fresh)
         return [known[key] if key in known else fresh[key] for key in keys]
 
+    @property
+    def _codec(self) -> TokenCodec:
+        return TokenCodec(self.encoder.token_dim, 8)
+
     def _key(self, text: str) -> bytes:
         content = f"{self.encoder.fingerprint}\x00{text}".encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).digest()
-
-
-def _packed(vectors: Sequence[TextVectors]) -> PackedTokens:
-    offsets = np.concatenate([[0], np.cumsum([len(one.data) for one in vectors])]).astype(np.int64)
-    return PackedTokens(
-        data=np.concatenate([one.data for one in vectors]),
-        scales=np.concatenate([one.scales for one in vectors]),
-        offsets=offsets,
-    )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from lir_agents.arrays import PackedTokens, Rows
 from lir_agents.encoding.base import Encoder
 from lir_agents.ingest.compose import Composed, Composer
-from lir_agents.ranking.quantise import quantise_matrix
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
 
@@ -88,19 +87,14 @@ class PassageWriter:
         for passage in passages:
             first.setdefault(passage.encoding_sha256, len(first))
         texts = {passage.encoding_sha256: passage.composed.text for passage in passages}
-        data: list[NDArray[np.int8]] = [np.empty(0, np.int8)] * len(texts)
-        scales: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        codec = self._stores.tokens.codec
+        codes: list[NDArray[np.uint8]] = [np.empty((0, codec.width), np.uint8)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
         for i, encoding in self._encoder.encode_documents(list(texts.values())):
-            data[i], scales[i] = quantise_matrix(encoding.tokens)
+            codes[i] = codec.encode(encoding.tokens)
             pooled[i] = encoding.pooled
         which = [first[passage.encoding_sha256] for passage in passages]
-        lengths = [len(scales[i]) for i in which]
-        packed = PackedTokens(
-            data=np.concatenate([data[i] for i in which]),
-            scales=np.concatenate([scales[i] for i in which]),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        )
+        packed = PackedTokens.pack([codes[i] for i in which], codec)
         self._put(rows, packed, pooled[which])
 
     def _copy(self, rows: Rows, origin: Rows, passages: Sequence[PreparedPassage]) -> None:

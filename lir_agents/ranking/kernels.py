@@ -1,89 +1,82 @@
-"""Similarities of every query token with every packed passage token: the inner product that MaxSim maximises.
+"""What a query looks like to the tokens it meets, and the two ways to compare them.
 
-Two kernels give the same ranking. `exact` multiplies in float32 and is the reference. `int8` multiplies the
-stored bytes as they lie, with the query quantised likewise, where the processor multiplies bytes natively
-(VNNI, AMX); its error is that of rounding each query element to 1/127 of the largest.
+`native` multiplies the stored codes as they lie with the query in int8, in compiled code (`maxsim.c`): its error is
+that of rounding each query coordinate to 1/127 of the largest. `exact` unpacks the codes and multiplies in float32
+with torch: the reference, and what is left where the package was built without a compiler, or tokens are vectors.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lir_agents.arrays import PackedTokens
-from lir_agents.ranking.quantise import quantise_int8
+from lir_agents.arrays import LentTokens, PackedTokens
+from lir_agents.codes import TokenCodec, quantise_int8
+from lir_agents.ranking import native
+from lir_agents.threads import product
 
-__all__ = ["Kernel", "QueryTokens", "best_kernel", "similarities"]
+__all__ = ["Kernel", "best_kernel", "block_maxima", "similarities"]
 
-Kernel: TypeAlias = Literal["exact", "int8"]
+Kernel: TypeAlias = Literal["exact", "native"]
 
-_LEAST_INT8_DIM = 16
-"""Below this width the byte product gains nothing, and at width 1 torch 2.13's `_int_mm` returns garbage."""
-
-_STEP = 8
-"""Columns of the product come in multiples of this, so that all that is done with them fills vector registers."""
+_AT_ONCE = 1 << 14
+"""Tokens unpacked at a time: bounds the memory of `exact`, which needs 8 times that of 4-bit codes."""
 
 
-@functools.cache
 def best_kernel() -> Kernel:
-    """The fastest kernel that this processor runs natively, chosen once per process."""
-    return "int8" if torch.cpu._is_vnni_supported() else "exact"
+    """The fastest kernel there is here."""
+    return "native" if native.paths() else "exact"
 
 
-class QueryTokens:
-    """A query made ready for its kernel once, to be multiplied with any number of packs.
+def block_maxima(
+    query: NDArray[np.float32], tokens: PackedTokens | LentTokens, block: int, kernel: Kernel | None = None
+) -> NDArray[np.float32]:
+    """The largest similarity of each query token within each block of each passage.
 
     Args:
-        query: float32 [q_len, dim], rows L2-normalised.
-        kernel: Which kernel; None for the fastest here.
+        query: float32 [q_len, dim], rows L2-normalised, q_len >= 1.
+        tokens: Passages of the same dim.
+        block: Tokens of a block, the last one of a passage may be shorter: 8, 16, 24 or 48.
+        kernel: Which kernel; None for the fastest here. Vectors that are no codes are always compared exactly.
+
+    Returns:
+        float32 [blocks, q_len], cosines in [-1, 1] up to rounding; the blocks of a passage lie side by side.
     """
-
-    def __init__(self, query: NDArray[np.float32], kernel: Kernel | None = None) -> None:
-        rows = np.zeros((-(-len(query) // _STEP) * _STEP, query.shape[1]), np.float32)
-        rows[: len(query)] = query
-        self._exact = torch.from_numpy(rows).T
-        self._digits: torch.Tensor | None = None
-        self._scales = torch.ones(len(rows))
-        if (kernel or best_kernel()) == "int8" and query.shape[1] >= _LEAST_INT8_DIM:
-            digits, scales = quantise_int8(rows)
-            scales[scales == 0] = 1
-            self._digits, self._scales = torch.from_numpy(digits).T.contiguous(), torch.from_numpy(scales)
-
-    def products(self, data: NDArray[np.int8] | NDArray[np.float32]) -> torch.Tensor:
-        """Products with stored rows before any scale: to be compared within rows of one scale.
-
-        Args:
-            data: [n, dim].
-
-        Returns:
-            int32 or float32 [n, width]. A row per stored row, as they lie, because transposing costs more than the
-            product. The first q_len columns are those of the query, the others are 0.
-        """
-        if self._digits is None:
-            return torch.from_numpy(data).to(torch.float32) @ self._exact
-        if data.dtype != np.int8:  # rows that were never rounded: nor is the query
-            return (torch.from_numpy(data) @ self._exact).div_(self._scales)
-        return torch._int_mm(torch.from_numpy(data), self._digits)
-
-    def scaled(self, products: torch.Tensor, row_scales: NDArray[np.float32]) -> torch.Tensor:
-        """Similarities, float32 [n, width], of products and the scales of their rows, float32 [n]."""
-        return products.to(torch.float32).mul_(torch.from_numpy(row_scales)[:, None]).mul_(self._scales)
+    if tokens.codec is not None and (kernel or best_kernel()) == "native":
+        lent = tokens.lent() if isinstance(tokens, PackedTokens) else tokens
+        return native.block_maxima(lent, *_digits(query, tokens.codec), block)
+    packed = tokens.copied() if isinstance(tokens, LentTokens) else tokens
+    counts = -(-packed.lengths // block)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(packed.offsets[:-1], counts) + block * within
+    return np.maximum.reduceat(similarities(query, packed), starts, axis=0)
 
 
-def similarities(query: NDArray[np.float32], packed: PackedTokens, kernel: Kernel | None = None) -> torch.Tensor:
-    """Inner products of packed tokens and query tokens.
+def similarities(query: NDArray[np.float32], packed: PackedTokens) -> NDArray[np.float32]:
+    """Inner products of packed tokens and query tokens, in float32.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
         packed: Passages of the same dim.
-        kernel: Which kernel; None for the fastest here.
 
     Returns:
-        float32 [total_tokens, width], cosines in [-1, 1] up to rounding; see `QueryTokens.products`.
+        float32 [total_tokens, q_len], cosines in [-1, 1] up to rounding.
     """
-    tokens = QueryTokens(query, kernel)
-    return tokens.scaled(tokens.products(packed.data), packed.scales)
+    if packed.codec is None:
+        return product(packed.data, query.T)
+    turned, codes = packed.codec.rotate(query).T, np.asarray(packed.data, np.uint8)
+    starts = range(0, max(1, len(codes)), _AT_ONCE)
+    parts = (packed.codec.unpack(codes[at : at + _AT_ONCE]) for at in starts)
+    return np.concatenate([product(part, turned) for part in parts])
+
+
+def _digits(query: NDArray[np.float32], codec: TokenCodec) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The rotated query in int8 and in planes, int8 [q_len, depth], and the worth of a digit, float32 [q_len]."""
+    rounded, scales = quantise_int8(codec.rotate(query))
+    flat = np.zeros((len(query), codec.planes * codec.width), np.int8)
+    flat[:, : codec.dim] = rounded
+    digits = np.zeros((len(query), codec.planes, native.depth(codec.bits, codec.width) // codec.planes), np.int8)
+    digits[:, :, : codec.width] = flat.reshape(len(query), codec.planes, codec.width)
+    return digits.reshape(len(query), -1), scales * np.float32(codec.half_step)

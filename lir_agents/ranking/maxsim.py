@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lir_agents.arrays import PackedTokens
-from lir_agents.ranking.kernels import Kernel, QueryTokens
-from lir_agents.threads import alone, product
+from lir_agents.arrays import LentTokens, PackedTokens
+from lir_agents.ranking.kernels import Kernel, block_maxima
+from lir_agents.threads import product
 
 __all__ = ["ABSENT", "BLOCK_TOKENS", "Maxima", "maxsim", "meet"]
 
@@ -29,11 +28,6 @@ ABSENT: Final = np.float32(-1.0)
 
 BLOCK_TOKENS: Final = 24
 """Tokens of a block, about a sentence; 16 does as well, 8 and 48 less (nDCG@10 over the open sets)."""
-
-
-_AT_ONCE: Final = 2048 * BLOCK_TOKENS
-"""Tokens multiplied at a time: bounds the memory of the products, and so few are for one thread. Smaller parts stay
-in a core's own cache, but every call takes the interpreter back, and threads that search wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,69 +90,27 @@ class Maxima:
         return out
 
 
-def meet(query: NDArray[np.float32], packed: PackedTokens, *, kernel: Kernel | None = None) -> Maxima:
+def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kernel: Kernel | None = None) -> Maxima:
     """Lets every query token look for its like in every passage.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised.
-        packed: n passages of the same dim.
-        kernel: See `QueryTokens`.
-
-    Fastest where a passage has one scale and a number of tokens that is a multiple of `BLOCK_TOKENS`, as the token
-    store gives it: then nothing is copied, and only the maxima are scaled.
+        tokens: n passages of the same dim. Codes are read where they lie; nothing is copied.
+        kernel: See `ranking.kernels`.
     """
-    tokens = QueryTokens(query, kernel)
-    counts = -(-packed.lengths // BLOCK_TOKENS)
+    counts = -(-tokens.lengths // BLOCK_TOKENS)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     if len(query) == 0 or offsets[-1] == 0:
         return Maxima(np.zeros((int(offsets[-1]), len(query)), np.float32), offsets)
-    # A short block repeats its last token, which changes no maximum and makes all blocks alike.
-    members = None if len(packed.data) == offsets[-1] * BLOCK_TOKENS else _members(packed, counts)
-    scales = packed.scales if members is None else packed.scales[members]
-    with alone(len(scales) <= _AT_ONCE):
-        blocks = [
-            _block_maxima(tokens, packed.data, scales[at : at + _AT_ONCE], at, members)
-            for at in range(0, len(scales), _AT_ONCE)
-        ]
-    return Maxima(torch.cat(blocks).numpy()[:, : len(query)], offsets)
-
-
-def _block_maxima(
-    tokens: QueryTokens,
-    data: NDArray[np.int8] | NDArray[np.float32],
-    scales: NDArray[np.float32],
-    at: int,
-    members: NDArray[np.int64] | None,
-) -> torch.Tensor:
-    """The largest similarities within each of the blocks from place `at`, float32 [blocks, width]."""
-    some = slice(at, at + len(scales))
-    if members is None:
-        products = tokens.products(data[some])
-    else:
-        low, high = int(members[at]), int(members[some][-1]) + 1
-        products = tokens.products(data[low:high]).index_select(0, torch.from_numpy(members[some] - low))
-    by_block = scales.reshape(-1, BLOCK_TOKENS)
-    if (by_block == by_block[:, :1]).all():  # of one scale: the largest product is the largest similarity
-        largest = products.view(len(by_block), BLOCK_TOKENS, -1).amax(1)
-        return tokens.scaled(largest, np.ascontiguousarray(by_block[:, 0]))
-    return tokens.scaled(products, scales).view(len(by_block), BLOCK_TOKENS, -1).amax(1)
-
-
-def _members(part: PackedTokens, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the tokens of each block lie, int64 [blocks * BLOCK_TOKENS]."""
-    first = np.concatenate([[0], np.cumsum(counts)])
-    within = np.arange(first[-1]) - np.repeat(first[:-1], counts)
-    places = (np.repeat(part.offsets[:-1], counts) + BLOCK_TOKENS * within)[:, None] + np.arange(BLOCK_TOKENS)
-    members: NDArray[np.int64] = np.minimum(places, np.repeat(part.offsets[1:], counts)[:, None] - 1).ravel()
-    return members
+    return Maxima(block_maxima(query, tokens, BLOCK_TOKENS, kernel), offsets)
 
 
 def maxsim(
     query: NDArray[np.float32],
-    packed: PackedTokens,
+    tokens: PackedTokens | LentTokens,
     weights: NDArray[np.float32] | None = None,
     *,
     kernel: Kernel | None = None,
 ) -> NDArray[np.float32]:
-    """`meet(query, packed).maxsim(weights)`: the MaxSim score of each passage, float32 [n]."""
-    return meet(query, packed, kernel=kernel).maxsim(weights)
+    """`meet(query, tokens).maxsim(weights)`: the MaxSim score of each passage, float32 [n]."""
+    return meet(query, tokens, kernel=kernel).maxsim(weights)

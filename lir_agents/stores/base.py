@@ -8,12 +8,14 @@ safe to call from several threads of one process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lir_agents.arrays import PackedTokens, RowMask, Rows
+from lir_agents.arrays import LentTokens, PackedTokens, RowMask, Rows
+from lir_agents.codes import TokenCodec
 
 __all__ = ["LexicalStore", "TokenStore", "VectorStore"]
 
@@ -44,15 +46,22 @@ class VectorStore(Protocol):
 
 
 class TokenStore(Protocol):
-    """Token matrices and pooled vectors by passage: what late interaction reads."""
+    """Token codes and pooled vectors by passage: what late interaction reads."""
+
+    @property
+    def codec(self) -> TokenCodec:
+        """What the codes mean."""
 
     def put(self, rows: Rows, tokens: PackedTokens, pooled: NDArray[np.float32]) -> None:
-        """Adds or replaces in one transaction. tokens: int8 data with scales, one part per row; pooled:
+        """Adds or replaces in one transaction. tokens: codes of the store's codec, one part per row; pooled:
         float32 [n, dense_dim]."""
 
-    def gather(self, rows: Rows, *, multiple: int = 1) -> PackedTokens:
-        """All token matrices in one call, in the order asked for; a missing row has an empty range. The last token
-        of each is repeated until their number is a multiple of `multiple`."""
+    def lent(self, rows: Rows) -> AbstractContextManager[LentTokens | PackedTokens]:
+        """The tokens of passages where they lie, in the order asked for, for as long as the context lasts; a
+        missing row has none."""
+
+    def gather(self, rows: Rows) -> PackedTokens:
+        """The same, copied, and of codes."""
 
     def pooled(self, rows: Rows) -> NDArray[np.float32]:
         """float32 [n, dense_dim], L2-normalised, in the order asked for; zeros where a row is missing."""

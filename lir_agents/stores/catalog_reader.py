@@ -10,11 +10,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
+from lir_agents.codes import DEFAULT_BITS, Bits
 from lir_agents.errors import InputError
 from lir_agents.stores import catalog_reads
 from lir_agents.stores.attributes import ColumnCache
@@ -67,6 +69,10 @@ class CatalogReader:
         with self._database.read("get_meta") as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+    def token_bits(self) -> Bits:
+        """Bits of each coordinate of a stored token vector: what the index was made with."""
+        return cast(Bits, int(self.get_meta("token_bits") or DEFAULT_BITS))
 
     def generation(self) -> Generation | None:
         """The newest encoder generation; None before the first."""

@@ -15,9 +15,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 from lmdb.verify import VerifyError, verify
@@ -25,11 +24,14 @@ from lmdb.verify import VerifyError, verify
 from lir_agents.errors import IntegrityError, LirError, StoreError
 from lir_agents.stores.gate import Gate
 
-__all__ = ["MappedFile", "put_all"]
+__all__ = ["MappedFile", "portions", "put_all"]
+
+T = TypeVar("T")
 
 _structural_problems: Callable[..., list[str]] = verify
 _FORMAT = b"format"
-_COPY_ENTRIES = 1024
+_COPY_BYTES = 16 << 20
+"""Of values in one transaction of a copy: LMDB holds what a transaction writes in memory."""
 _BROKEN = (
     lmdb.CorruptedError,
     lmdb.IncompatibleError,
@@ -47,6 +49,20 @@ def put_all(txn: Any, database: Any, entries: Iterable[tuple[bytes, bytes]]) -> 
     for key, value in entries:
         txn.put(key, value, db=database, append=key > last)
         last = max(last, key)
+
+
+def portions(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Items in their order, in runs of at most so many bytes; a larger item makes a run of its own."""
+    run: list[T] = []
+    held = 0
+    for item in items:
+        if run and held + size(item) > most:
+            yield run
+            run, held = [], 0
+        run.append(item)
+        held += size(item)
+    if run:
+        yield run
 
 
 class MappedFile:
@@ -81,11 +97,18 @@ class MappedFile:
         self._gate = Gate()
         self._writer = threading.RLock()
         self._handles: dict[bytes, Any] = {}
+        self._mapping = 0
         with self.failures("open"):
             self._file = self._newest()
             self._env: Any = self._attach(self._file, map_bytes)
 
     # ------------------------------------------------------------ transactions
+
+    @property
+    def mapping(self) -> int:
+        """Changes whenever the file is mapped anew. Within a transaction it does not: until it changes, what no
+        transaction removes stays at its address."""
+        return self._mapping
 
     @contextmanager
     def reading(self, operation: str) -> Iterator[tuple[Any, dict[bytes, Any]]]:
@@ -108,19 +131,28 @@ class MappedFile:
                 except lmdb.MapFullError:
                     with self._gate.exclusive():
                         env.set_mapsize(2 * env.info()["map_size"])
+                        self._mapping += 1
             # Pages that a transaction took and gave back are counted but never written: make the length honest.
             if _length(self._file) < _extent(env):
                 os.truncate(self._file, _extent(env))
 
-    def compact(self, approve: Callable[[bytes, memoryview, memoryview], None]) -> None:
+    def compact(
+        self,
+        approve: Callable[[bytes, memoryview, memoryview], None] | None = None,
+        *,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         """Copies live entries into a new file and swaps it in. Reads go on meanwhile, writes wait.
 
         Args:
             approve: Called with (database, key, value) of each entry; what it raises stops the compaction and
                 leaves the old file in use.
+            prepare: Called first, and may write; nobody else does between it and the copy. Raises likewise.
         """
         with self.failures("compact"), self._writer:
             self._writable("compact")
+            if prepare is not None:
+                prepare()
             fresh = self._numbered(self._number(self._file) + 1)
             partial = fresh.with_suffix(".partial")
             partial.unlink(missing_ok=True)
@@ -131,6 +163,7 @@ class MappedFile:
                 self._env.close()
                 self._env, stale = None, self._file
                 self._env, self._file = self._attach(fresh, 2 * _length(fresh)), fresh
+                self._mapping += 1
             self._discard(stale)
 
     @contextmanager
@@ -198,7 +231,7 @@ class MappedFile:
         if form != self._form:
             raise self._damage(f"the file was made for {form.decode(errors='replace')}, not {self._form.decode()}")
 
-    def _copy(self, target: Path, approve: Callable[[bytes, memoryview, memoryview], None]) -> None:
+    def _copy(self, target: Path, approve: Callable[[bytes, memoryview, memoryview], None] | None) -> None:
         copy = lmdb.open(
             str(target), subdir=False, map_size=_extent(self._env) + (64 << 20), max_dbs=16, sync=False, lock=False
         )
@@ -208,10 +241,10 @@ class MappedFile:
             with self.reading("compact") as (source, handles):
                 for name in self._names:
                     database = copy.open_db(name)
-                    entries = iter(source.cursor(handles[name]))
-                    while batch := list(islice(entries, _COPY_ENTRIES)):
+                    for batch in portions(source.cursor(handles[name]), _weight, _COPY_BYTES):
                         for key, value in batch:
-                            approve(name, key, value)
+                            if approve is not None:
+                                approve(name, key, value)
                         with copy.begin(write=True) as txn:
                             for key, value in batch:
                                 txn.put(key, value, db=database, append=True)
@@ -284,6 +317,11 @@ class MappedFile:
         except lmdb.MapResizedError:
             with self._gate.exclusive():
                 self._live(operation).set_mapsize(0)
+                self._mapping += 1
+
+
+def _weight(entry: tuple[memoryview, memoryview]) -> int:
+    return len(entry[1]) + 64
 
 
 def _extent(env: Any) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
+from lir_agents.codes import TokenCodec
 
 __all__ = ["Probe", "probe"]
 
@@ -40,7 +41,7 @@ class Probe:
     Attributes:
         error: Why it cannot be read; empty where it can.
         arrays: `rows` (int64, sorted) and `damaged` (int64, rows whose entry is not whole) of every store; of the
-            tokens `data`, `scales` and `offsets` of the sample asked for; of the words `contents` (uint64 by row);
+            tokens `data` (codes) and `offsets` of the sample asked for; of the words `contents` (uint64 by row);
             of the vectors `access_classes` (int64, one a row).
     """
 
@@ -61,7 +62,7 @@ def probe(kind: Kind, asked: Mapping[str, Any], *, rows: int) -> Probe:
 
     Args:
         kind: Which store.
-        asked: JSON data: `path`, and as the store needs `token_dim`, `dense_dim`, `sample`, `tokens`.
+        asked: JSON data: `path`, and as the store needs `token_dim`, `token_bits`, `dense_dim`, `sample`, `tokens`.
         rows: How many it should hold; it gets time in proportion.
     """
     package = str(Path(__file__).resolve().parents[2])
@@ -95,13 +96,17 @@ def probe(kind: Kind, asked: Mapping[str, Any], *, rows: int) -> Probe:
 def _tokens(asked: Mapping[str, Any]) -> _Arrays:
     from lir_agents.stores.tokens import LmdbTokens
 
-    with closing(LmdbTokens.open(Path(asked["path"]), asked["token_dim"], asked["dense_dim"])) as store:
+    with closing(LmdbTokens.open(Path(asked["path"]), _codec(asked), asked["dense_dim"])) as store:
         damaged = np.array(store.verify(), np.int64)
         rows = store.rows()
         sample = np.setdiff1d(np.intersect1d(np.array(asked["sample"], np.int64), rows), damaged)
         packed = store.gather(sample)
-    sampled = {"sample": sample, "data": packed.data, "scales": packed.scales, "offsets": packed.offsets}
+    sampled = {"sample": sample, "data": packed.data, "offsets": packed.offsets}
     return {"rows": rows, "damaged": damaged, **sampled}
+
+
+def _codec(asked: Mapping[str, Any]) -> TokenCodec:
+    return TokenCodec(asked["token_dim"], asked["token_bits"])
 
 
 def _lexical(asked: Mapping[str, Any]) -> _Arrays:
@@ -141,7 +146,7 @@ def _differing(store: Any, rows: Rows, asked: Mapping[str, Any]) -> list[int]:
     if asked["tokens"] is None:
         return []
     wrong: list[int] = []
-    with closing(LmdbTokens.open(Path(asked["tokens"]), asked["token_dim"], asked["dense_dim"])) as tokens:
+    with closing(LmdbTokens.open(Path(asked["tokens"]), _codec(asked), asked["dense_dim"])) as tokens:
         known = np.setdiff1d(rows, np.setdiff1d(rows, tokens.rows()))
         for start in range(0, len(known), _CHUNK):
             part = known[start : start + _CHUNK]

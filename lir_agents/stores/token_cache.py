@@ -29,32 +29,28 @@ class TextVectors:
 
     Attributes:
         pooled: float32 [dense_dim], L2-normalised.
-        data: int8 [n, token_dim], rows `round(vector / scale)`.
-        scales: float32 [n].
+        codes: uint8 [n, width], token vectors in 8 bits (`TokenCodec`), n >= 1.
     """
 
     pooled: NDArray[np.float32]
-    data: NDArray[np.int8]
-    scales: NDArray[np.float32]
+    codes: NDArray[np.uint8]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.pooled.nbytes + self.data.nbytes + self.scales.nbytes
+        """Bytes of the two arrays."""
+        return self.pooled.nbytes + self.codes.nbytes
 
     def to_bytes(self) -> bytes:
-        """`n | pooled | scales | data`, little-endian."""
-        arrays = (np.int64(len(self.data)), self.pooled.astype("<f4"), self.scales.astype("<f4"), self.data)
-        return b"".join(array.tobytes() for array in arrays)
+        """`n | pooled | codes`, little-endian."""
+        count = np.int64(len(self.codes))
+        return b"".join(part.tobytes() for part in (count, self.pooled.astype("<f4"), self.codes))
 
     @classmethod
     def from_bytes(cls, value: bytes, dense_dim: int) -> TextVectors:
         """Reads what `to_bytes` wrote."""
         count = int.from_bytes(value[:8], "little")
         pooled = np.frombuffer(value, "<f4", dense_dim, 8)
-        scales = np.frombuffer(value, "<f4", count, 8 + 4 * dense_dim)
-        data = np.frombuffer(value, np.int8, offset=8 + 4 * (dense_dim + count))
-        return cls(pooled, data.reshape(count, -1), scales)
+        return cls(pooled, np.frombuffer(value, np.uint8, offset=8 + 4 * dense_dim).reshape(count, -1))
 
 
 class TokenCache(Protocol):
@@ -131,7 +127,7 @@ class DiskTokenCache:
             Path(path),
             store="token-cache",
             databases=(_A, _B, _STATE),
-            form={"format": 1, "fingerprint": fingerprint, "dense_dim": dense_dim},
+            form={"format": 2, "fingerprint": fingerprint, "dense_dim": dense_dim},
             read_only=False,
             map_bytes=64 << 20,
         )

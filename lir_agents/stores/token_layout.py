@@ -1,31 +1,31 @@
-"""How one passage lies in the token store: bytes in, arrays out, and what tells a damaged value.
+"""How passages lie in the token store: bytes in, arrays out, and what tells a damaged value.
 
-A token value is ``header | scales float32 [n] | data int8 [n, token_dim]`` with the header
-``magic | token_dim | row | n | crc32 of the rest``. A pooled value is ``crc32 | float16 [dense_dim]``: float16
-moves no component by more than 2^-12 of it; brought back to unit length on reading, cosines move by less than 1e-4.
-All numbers are little-endian.
+The codes of up to a megabyte of passages lie end to end in one *segment*, because LMDB gives every large value
+whole pages: alone, a passage would waste half a page. What is known of one passage is its *entry*:
+``segment u4 | first u4 | count u4 | crc32 of its codes u4 | pooled vector | checksum u4``, with the pooled vector
+in float16, which moves no component by more than 2^-12 of it (brought back to unit length on reading, cosines move
+by less than 1e-4), or, where tokens have 2 bits, as ``scale f4 | int8 [dense_dim]``. The checksum is the crc32 of
+what stands before it, XORed with the row, so that no entry passes for another's. All numbers are little-endian.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens, Rows
+from lir_agents.codes import TokenCodec, quantise_int8
 from lir_agents.errors import InputError, IntegrityError
 
-__all__ = ["TokenLayout", "damaged"]
+__all__ = ["Entries", "TokenLayout", "damaged"]
 
-_HEADER = struct.Struct("<4sIQII")
-_MAGIC = b"LIRT"
-_CRC = struct.Struct("<I")
-_SCALE_BYTES = 4
-_HALF_BYTES = 2
+Entries: TypeAlias = NDArray[Any]
+"""Entries by row, structured: `segment`, `first`, `count` (0 where there is none), `codes`, `vector`, `sum`."""
 
 
 def damaged(rows: Sequence[int]) -> IntegrityError:
@@ -39,96 +39,71 @@ def damaged(rows: Sequence[int]) -> IntegrityError:
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """The bytes of one passage. Widths are numbers of components."""
+    """The bytes of entries.
 
-    token_dim: int
+    Attributes:
+        codec: Of the token vectors.
+        dense_dim: Width of a pooled vector.
+        dtype: An entry.
+    """
+
+    codec: TokenCodec
     dense_dim: int
+    dtype: np.dtype[Any] = field(init=False)
 
-    # ------------------------------------------------------------ tokens
+    def __post_init__(self) -> None:
+        numbers = [(name, "<u4") for name in ("segment", "first", "count", "codes")]
+        compact = np.dtype([("scale", "<f4"), ("digits", "i1", self.dense_dim)])
+        vector = compact if self._compact else np.dtype(("<f2", self.dense_dim))
+        object.__setattr__(self, "dtype", np.dtype([*numbers, ("vector", vector), ("sum", "<u4")]))
 
-    def pack(self, row: int, data: NDArray[np.int8], scales: NDArray[np.float32]) -> bytes:
-        """data: int8 [n, token_dim], scales: float32 [n]; the value to store under `row`."""
-        body = scales.astype("<f4", copy=False).tobytes() + data.tobytes()
-        return _HEADER.pack(_MAGIC, self.token_dim, row, len(data), crc32(body)) + body
+    @property
+    def _compact(self) -> bool:
+        """Whether every byte counts: then pooled vectors are rounded further, too."""
+        return self.codec.bits == 2
 
-    def length(self, row: int, value: memoryview | None) -> int:
-        """Tokens in a value, 0 where there is none; everything but the checksum is verified.
+    # ------------------------------------------------------------ entries
 
-        Raises:
-            IntegrityError: The value is not one of this row and width.
-        """
-        if value is None:
-            return 0
-        if len(value) >= _HEADER.size:
-            magic, width, owner, count, _ = _HEADER.unpack_from(value)
-            size = _HEADER.size + count * (_SCALE_BYTES + width)
-            if magic == _MAGIC and width == self.token_dim and owner == row and size == len(value):
-                return int(count)
-        raise damaged([row])
+    def drafts(self, pooled: NDArray[np.float32]) -> Entries:
+        """Entries with pooled vectors, float32 [n, dense_dim], and nothing else yet."""
+        entries = np.zeros(len(pooled), self.dtype)
+        if self._compact:
+            digits, scales = quantise_int8(pooled)
+            entries["vector"]["digits"], entries["vector"]["scale"] = digits, scales
+        else:
+            entries["vector"] = pooled
+        return entries
 
-    def whole(self, row: int, value: memoryview) -> bool:
-        """Whether a token value is exactly what `pack` made."""
-        try:
-            self.length(row, value)
-        except IntegrityError:
-            return False
-        return bool(_HEADER.unpack_from(value)[-1] == crc32(value[_HEADER.size :]))
+    def sealed(self, row: int, entry: Entries) -> bytes:
+        """The value to store under `row` for entry [1], whatever checksum it had."""
+        body: bytes = entry.tobytes()[:-4]
+        return body + (crc32(body) ^ (row & 0xFFFFFFFF)).to_bytes(4, "little")
 
-    def unpack(self, rows: Rows, values: Sequence[memoryview | None], multiple: int = 1) -> PackedTokens:
-        """Lays values end to end, each byte copied once; None gives an empty range.
+    def entries(self, rows: Rows, values: Sequence[memoryview | None]) -> tuple[Entries, NDArray[np.bool_]]:
+        """Reads entries.
 
         Args:
             rows: int64 [n].
             values: What is stored under each.
-            multiple: Repeats the last token of each passage until their number is a multiple of this.
+
+        Returns:
+            The entries [n], all zero where a value is None, and bool [n], which of them are not what `sealed` made.
         """
-        lengths = [self.length(row, value) for row, value in zip(rows.tolist(), values, strict=True)]
-        data: list[bytes | memoryview] = []
-        scales: list[bytes | memoryview] = []
-        ends = [0]
-        for value, count in zip(values, lengths, strict=True):
-            if value is not None:
-                split = _HEADER.size + count * _SCALE_BYTES
-                scales.append(value[_HEADER.size : split])
-                data.append(value[split:])
-                if more := -count % multiple:
-                    scales.append(bytes(value[split - _SCALE_BYTES : split]) * more)
-                    data.append(bytes(value[-self.token_dim :]) * more)
-                count += more
-            ends.append(ends[-1] + count)
-        # Joining more than a megabyte lets other threads run meanwhile, which copying piece by piece would not.
-        return PackedTokens(
-            np.frombuffer(bytearray().join(data), np.int8).reshape(-1, self.token_dim),
-            np.frombuffer(bytearray().join(scales), "<f4"),
-            np.array(ends, np.int64),
-        )
+        size = self.dtype.itemsize
+        absent = bytes(size)
+        right = np.array([value is None or len(value) == size for value in values], bool)
+        joined = b"".join([absent if value is None or len(value) != size else value for value in values])
+        view = memoryview(joined)
+        sums = [crc32(view[at : at + size - 4]) for at in range(0, len(joined), size)]
+        found = np.frombuffer(joined, self.dtype)
+        stored = np.array([value is not None for value in values], bool)
+        sealed = np.array(sums, np.uint32) ^ (np.asarray(rows, np.int64) & 0xFFFFFFFF).astype(np.uint32)
+        return found, stored & ~(right & (found["sum"] == sealed))
 
-    # ------------------------------------------------------------ pooled
-
-    def pack_pooled(self, vector: NDArray[np.float16]) -> bytes:
-        """vector: float16 [dense_dim]."""
-        body = vector.astype("<f2", copy=False).tobytes()
-        return _CRC.pack(crc32(body)) + body
-
-    def intact_pooled(self, value: memoryview) -> bool:
-        """Whether a pooled value is exactly what `pack_pooled` made."""
-        expected = _CRC.size + _HALF_BYTES * self.dense_dim
-        return len(value) == expected and bool(_CRC.unpack_from(value)[0] == crc32(value[_CRC.size :]))
-
-    def unpack_pooled(self, rows: Rows, values: Sequence[memoryview | None]) -> NDArray[np.float32]:
-        """float32 [n, dense_dim], L2-normalised; zeros where a value is None.
-
-        Raises:
-            IntegrityError: A value fails its checksum.
-        """
-        for row, value in zip(rows.tolist(), values, strict=True):
-            if value is not None and not self.intact_pooled(value):
-                raise damaged([row])
-        size = _HALF_BYTES * self.dense_dim
-        absent = bytes(_CRC.size + size)
-        packed = b"".join([absent if value is None else value for value in values])
-        table = np.frombuffer(packed, np.uint8).reshape(len(values), _CRC.size + size)
-        vectors = np.ascontiguousarray(table[:, _CRC.size :]).view("<f2").astype(np.float32)
+    def pooled(self, entries: Entries) -> NDArray[np.float32]:
+        """float32 [n, dense_dim], L2-normalised; zeros where there is no entry."""
+        vector = entries["vector"]
+        vectors: NDArray[np.float32] = (vector["digits"] if self._compact else vector).astype(np.float32)
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         norms[norms == 0] = 1
         vectors /= norms[:, None]
@@ -144,17 +119,16 @@ class TokenLayout:
         """
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows.size and int(rows.min()) < 0):
             raise InputError("wants non-negative row numbers, int64 [n]", field="rows")
-        if tokens.data.dtype != np.int8 or tokens.data.ndim != 2 or tokens.data.shape[1] != self.token_dim:
+        shape = tokens.data.shape
+        if tokens.codec != self.codec or tokens.data.dtype != np.uint8 or shape[1:] != (self.codec.width,):
             raise InputError(
-                f"is {tokens.data.dtype} {list(tokens.data.shape)}",
+                f"is {tokens.data.dtype} {list(shape)} of {tokens.codec}",
                 field="tokens.data",
-                remedy=f"This store holds int8 [total, {self.token_dim}]; quantise first.",
+                remedy=f"This store holds uint8 [total, {self.codec.width}] of {self.codec}; encode with that.",
             )
         lengths = tokens.lengths
         if len(lengths) != len(rows) or (lengths < 1).any() or int(tokens.offsets[-1]) != len(tokens.data):
             raise InputError("wants one part of at least one token per row", field="tokens.offsets")
-        if tokens.scales.shape != (len(tokens.data),) or not np.isfinite(tokens.scales).all():
-            raise InputError("wants one finite scale per token", field="tokens.scales")
         if pooled.shape != (len(rows), self.dense_dim) or not np.isfinite(pooled).all():
             raise InputError(
                 f"is {list(pooled.shape)}", field="pooled", remedy=f"Pass finite [{len(rows)}, {self.dense_dim}]."

@@ -16,21 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lir_agents.arrays import PackedTokens
+from lir_agents.codes import Bits, TokenCodec
 from lir_agents.errors import InputError, IntegrityError, StoreError
 from lir_agents.stores.tokens import LmdbTokens
 
 TOKEN_DIM, DENSE_DIM = 24, 32
+CODEC = TokenCodec(TOKEN_DIM)
 
 
 def packed(lengths: list[int], seed: int) -> PackedTokens:
-    """Random int8 token matrices, one per length."""
+    """Random codes, a matrix per length."""
     rng = np.random.default_rng(seed)
-    total = sum(lengths)
-    return PackedTokens(
-        data=rng.integers(-127, 128, (total, TOKEN_DIM), dtype=np.int8),
-        scales=rng.random(total, dtype=np.float32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-    )
+    return PackedTokens.pack([rng.integers(0, 256, (n, CODEC.width), dtype=np.uint8) for n in lengths], CODEC)
 
 
 def unit(count: int, seed: int, dim: int = DENSE_DIM) -> np.ndarray:
@@ -47,12 +44,12 @@ def fill(store: LmdbTokens, rows: list[int], seed: int = 0, length: int = 5) -> 
 def assert_equal(got: PackedTokens, expected: PackedTokens) -> None:
     np.testing.assert_array_equal(got.offsets, expected.offsets)
     np.testing.assert_array_equal(got.data, expected.data)
-    np.testing.assert_array_equal(got.scales, expected.scales)
+    assert got.codec == expected.codec
 
 
 @pytest.fixture
 def store(tmp_path: Path):
-    with_store = LmdbTokens.open(tmp_path / "tokens", TOKEN_DIM, DENSE_DIM)
+    with_store = LmdbTokens.open(tmp_path / "tokens", CODEC, DENSE_DIM)
     yield with_store
     with_store.close()
 
@@ -71,14 +68,14 @@ STEP = st.one_of(
 @given(steps=st.lists(STEP, max_size=8), asked=st.lists(ROW, max_size=12))
 def test_any_history_reads_back_as_a_dict_would(tmp_path_factory, steps, asked) -> None:
     path = tmp_path_factory.mktemp("history")
-    store, oracle = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM), {}
+    store, oracle = LmdbTokens.open(path, CODEC, DENSE_DIM), {}
     for number, (verb, what) in enumerate(steps):
         if verb == "put":
             tokens, pooled = packed([length for _, length in what], number), unit(len(what), number)
             store.put(np.array([row for row, _ in what], np.int64), tokens, pooled)
             for i, (row, _) in enumerate(what):
                 part = slice(tokens.offsets[i], tokens.offsets[i + 1])
-                oracle[row] = (tokens.data[part], tokens.scales[part], pooled[i])
+                oracle[row] = (tokens.data[part], pooled[i])
         elif verb == "delete":
             store.delete(np.array(what, np.int64))
             for row in what:
@@ -87,18 +84,17 @@ def test_any_history_reads_back_as_a_dict_would(tmp_path_factory, steps, asked) 
             store.compact()
         else:
             store.close()
-            store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
-    missing = (np.empty((0, TOKEN_DIM), np.int8), np.empty(0, np.float32), np.zeros(DENSE_DIM, np.float32))
+            store = LmdbTokens.open(path, CODEC, DENSE_DIM)
+    missing = (np.empty((0, CODEC.width), np.uint8), np.zeros(DENSE_DIM, np.float32))
     expected = [oracle.get(row, missing) for row in asked]
     wanted = np.array(asked, np.int64)
     got, vectors = store.gather(wanted), store.pooled(wanted)
     assert store.rows().tolist() == sorted(oracle)
     assert store.verify() == []
-    assert got.lengths.tolist() == [len(data) for data, _, _ in expected]
-    for i, (data, scales, pooled) in enumerate(expected):
+    assert got.lengths.tolist() == [len(data) for data, _ in expected]
+    for i, (data, pooled) in enumerate(expected):
         part = slice(got.offsets[i], got.offsets[i + 1])
         np.testing.assert_array_equal(got.data[part], data)
-        np.testing.assert_array_equal(got.scales[part], scales)
         np.testing.assert_allclose(vectors[i], pooled, atol=3e-4)
     store.close()
 
@@ -112,24 +108,18 @@ def test_order_duplicates_and_missing_rows_are_kept(store: LmdbTokens) -> None:
     np.testing.assert_array_equal(got.data, expected)
 
 
-@pytest.mark.parametrize("multiple", [1, 4, 24])
-def test_padding_repeats_the_last_token_of_each_passage(store: LmdbTokens, multiple: int) -> None:
+def test_codes_are_lent_where_they_lie(store: LmdbTokens) -> None:
     tokens, rows = packed([1, 4, 24, 30], 3), np.array([5, 6, 7, 8])
     store.put(rows, tokens, unit(4, 3))
-    padded = store.gather(np.array([8, 5, 99, 7, 6]), multiple=multiple)
-    assert not (padded.lengths % multiple).any()
-    for at, source in ((0, 3), (1, 0), (3, 2), (4, 1)):
-        part, stored = slice(*padded.offsets[at : at + 2]), slice(*tokens.offsets[source : source + 2])
-        which = np.minimum(np.arange(part.stop - part.start), stored.stop - stored.start - 1)
-        assert part.stop - part.start - (stored.stop - stored.start) < multiple
-        np.testing.assert_array_equal(padded.data[part], tokens.data[stored][which])
-        np.testing.assert_array_equal(padded.scales[part], tokens.scales[stored][which])
-    assert padded.lengths[2] == 0
+    with store.lent(np.array([8, 5, 99, 7, 6])) as lent:
+        assert lent.lengths.tolist() == [30, 1, 0, 24, 4]
+        assert lent.addresses[3] - lent.addresses[4] == 4 * CODEC.width, "end to end, in the order of the rows"
+        np.testing.assert_array_equal(lent.copied().data[-4:], tokens.data[1:5])
 
 
 def test_empty_requests_and_an_empty_store(store: LmdbTokens) -> None:
     none = np.empty(0, np.int64)
-    assert store.gather(none).data.shape == (0, TOKEN_DIM)
+    assert store.gather(none).data.shape == (0, CODEC.width)
     assert store.gather(np.array([1, 2])).lengths.tolist() == [0, 0]
     assert store.pooled(none).shape == (0, DENSE_DIM)
     assert store.rows().tolist() == []
@@ -140,7 +130,7 @@ def test_empty_requests_and_an_empty_store(store: LmdbTokens) -> None:
 
 
 def test_pooled_keeps_the_cosine(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, 384)
+    store = LmdbTokens.open(tmp_path, CODEC, 384)
     vectors = unit(200, 3, 384)
     store.put(np.arange(200), packed([1] * 200, 3), vectors)
     got = store.pooled(np.arange(200))
@@ -163,7 +153,7 @@ def test_what_gather_returns_survives_later_writes(store: LmdbTokens) -> None:
 
 
 def test_the_map_grows_by_itself_while_others_read(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, map_bytes=1 << 20)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM, map_bytes=1 << 20)
     first, _ = fill(store, [0])
     stop, failures = threading.Event(), []
 
@@ -191,28 +181,49 @@ def test_the_map_grows_by_itself_while_others_read(tmp_path: Path) -> None:
 def test_size_follows_what_is_alive(store: LmdbTokens) -> None:
     fill(store, list(range(50)), length=300)
     full = store.size_bytes()
-    assert full >= 50 * 300 * (TOKEN_DIM + 4)
+    assert full >= 50 * 300 * CODEC.width
     store.delete(np.arange(10, 50))
     assert store.size_bytes() < full / 3
 
 
-def test_int8_takes_little_more_than_a_quarter_of_float32(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, 384, 384)
-    lengths = np.random.default_rng(0).integers(100, 200, 200)
-    total = int(lengths.sum())
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    store.put(
-        np.arange(200),
-        PackedTokens(np.ones((total, 384), np.int8), np.ones(total, np.float32), offsets),
-        unit(200, 1, 384),
-    )
-    assert store.size_bytes() <= 0.27 * total * 384 * 4
+@pytest.mark.parametrize(("bits", "most"), [(8, 0.27), (4, 200 / 1536), (2, 100 / 1536)])
+def test_codes_take_little_more_than_their_bits(tmp_path: Path, bits: Bits, most: float) -> None:
+    codec = TokenCodec(384, bits)
+    store = LmdbTokens.open(tmp_path, codec, 384)
+    lengths = np.random.default_rng(0).integers(100, 200, 300)
+    for at in range(0, 300, 60):  # as ingestion writes them
+        part = lengths[at : at + 60]
+        codes = [np.full((n, codec.width), 7, np.uint8) for n in part]
+        store.put(np.arange(at, at + 60), PackedTokens.pack(codes, codec), unit(60, at, 384))
+    assert store.size_bytes() <= most * int(lengths.sum()) * 384 * 4
     store.close()
+
+
+def test_many_small_writes_take_no_more_once_compacted(tmp_path: Path) -> None:
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
+    for row in range(200):
+        fill(store, [row], seed=row, length=180)  # of half a page, which takes a whole one
+    before, kept = store.size_bytes(), store.gather(np.arange(200))
+    store.compact()
+    assert store.size_bytes() < 0.7 * before
+    assert_equal(store.gather(np.arange(200)), kept)
+    store.close()
+
+
+def test_segments_that_are_mostly_holes_are_written_anew(store: LmdbTokens) -> None:
+    fill(store, list(range(100)), length=1000)
+    kept = store.gather(np.array([3, 50, 97]))
+    full = store.size_bytes()
+    for row in sorted({*range(100)} - {3, 50, 97}):
+        store.delete(np.array([row]))
+    assert store.size_bytes() < full / 8
+    assert_equal(store.gather(np.array([3, 50, 97])), kept)
+    assert store.verify() == []
 
 
 def test_compaction_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
-    store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(path, CODEC, DENSE_DIM)
     secrets = []
     for row in range(120):  # lengths around one page, so that values lie inline, in one page and in several
         tokens, pooled = packed([1 + row * 3], 1000 + row), unit(1, 1000 + row)
@@ -230,7 +241,7 @@ def test_compaction_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
     assert_equal(store.gather(np.arange(0, 120, 2)), kept)
     fill(store, [500])
     store.close()
-    store = LmdbTokens.open(path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(path, CODEC, DENSE_DIM)
     assert store.rows().tolist() == [*range(0, 120, 2), 500]
     store.close()
 
@@ -244,9 +255,9 @@ def test_compaction_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
         (lambda r, t, p: (r - 5, t, p), "rows"),
         (lambda r, t, p: (r[:1], t, p), "tokens.offsets"),
         (lambda r, t, p: (r, packed([2, 0], 0), p), "tokens.offsets"),
-        (lambda r, t, p: (r, PackedTokens(t.data.astype(np.float32), t.scales, t.offsets), p), "tokens.data"),
-        (lambda r, t, p: (r, PackedTokens(t.data[:, :8], t.scales, t.offsets), p), "tokens.data"),
-        (lambda r, t, p: (r, PackedTokens(t.data, t.scales * np.nan, t.offsets), p), "tokens.scales"),
+        (lambda r, t, p: (r, PackedTokens(t.data.astype(np.float32), t.offsets, None), p), "tokens.data"),
+        (lambda r, t, p: (r, PackedTokens(t.data[:, :8], t.offsets, CODEC), p), "tokens.data"),
+        (lambda r, t, p: (r, PackedTokens(t.data, t.offsets, TokenCodec(TOKEN_DIM, 8)), p), "tokens.data"),
         (lambda r, t, p: (r, t, p[:, :8]), "pooled"),
         (lambda r, t, p: (r, t, p * np.inf), "pooled"),
     ],
@@ -260,13 +271,18 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(store: LmdbTokens, cha
     assert_equal(store.gather(np.array([0, 1])), before)
 
 
-@pytest.mark.parametrize(("token_dim", "dense_dim"), [(TOKEN_DIM + 1, DENSE_DIM), (TOKEN_DIM, DENSE_DIM * 2)])
+@pytest.mark.parametrize(
+    ("codec", "dense_dim"),
+    [(TokenCodec(TOKEN_DIM + 1), DENSE_DIM), (CODEC, DENSE_DIM * 2), (TokenCodec(TOKEN_DIM, 2), DENSE_DIM)],
+)
 @pytest.mark.parametrize("read_only", [False, True])
-def test_other_widths_are_refused_at_open(tmp_path: Path, token_dim: int, dense_dim: int, read_only: bool) -> None:
-    LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM).close()
+def test_other_codecs_and_widths_are_refused_at_open(
+    tmp_path: Path, codec: TokenCodec, dense_dim: int, read_only: bool
+) -> None:
+    LmdbTokens.open(tmp_path, CODEC, DENSE_DIM).close()
     with pytest.raises(IntegrityError, match="made for"):
-        LmdbTokens.open(tmp_path, token_dim, dense_dim, read_only=read_only)
-    LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM).close()
+        LmdbTokens.open(tmp_path, codec, dense_dim, read_only=read_only)
+    LmdbTokens.open(tmp_path, CODEC, DENSE_DIM).close()
 
 
 def test_a_closed_store_says_so_and_closing_twice_is_fine(store: LmdbTokens) -> None:
@@ -289,16 +305,17 @@ def test_a_closed_store_says_so_and_closing_twice_is_fine(store: LmdbTokens) -> 
 
 def test_a_second_process_reads_along_and_may_not_write(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="none"):
-        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, read_only=True)
-    owner = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM, map_bytes=1 << 20)
+        LmdbTokens.open(tmp_path, CODEC, DENSE_DIM, read_only=True)
+    owner = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM, map_bytes=1 << 20)
     fill(owner, [1])
     script = f"""
         import sys, numpy as np
         from pathlib import Path
+        from lir_agents.codes import TokenCodec
         from lir_agents.errors import StoreError
         from lir_agents.stores.tokens import LmdbTokens
         store = LmdbTokens.open(
-            Path({str(tmp_path)!r}), {TOKEN_DIM}, {DENSE_DIM}, read_only=True, map_bytes=1 << 20
+            Path({str(tmp_path)!r}), TokenCodec({TOKEN_DIM}), {DENSE_DIM}, read_only=True, map_bytes=1 << 20
         )
         print(store.rows().tolist(), flush=True)
         sys.stdin.readline()
@@ -328,7 +345,7 @@ def data_file(path: Path) -> Path:
 
 
 def test_a_damaged_value_is_named_and_never_returned_as_if_it_were_whole(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     tokens, pooled = fill(store, list(range(10)), length=400)
     store.close()
     file = data_file(tmp_path)
@@ -337,15 +354,15 @@ def test_a_damaged_value_is_named_and_never_returned_as_if_it_were_whole(tmp_pat
     content[at] ^= 0xFF
     at = content.index(pooled[5].astype(np.float16).tobytes())
     content[at] ^= 0xFF
-    header = content.rindex(b"LIRT", 0, content.index(tokens.data[8 * 400].tobytes()))
-    content[header + 16] ^= 0x01  # the number of tokens of row 8
+    entry = content.index(pooled[8].astype(np.float16).tobytes())
+    content[entry - 8] ^= 0x01  # the number of tokens of row 8
     file.write_bytes(content)
 
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert store.verify() == [3, 5, 8]
-    with pytest.raises(IntegrityError, match=r"\b5\b"):
+    with pytest.raises(IntegrityError, match=r"rows 5, 8\b"):
         store.pooled(np.arange(10))
-    with pytest.raises(IntegrityError, match=r"\b8\b"):
+    with pytest.raises(IntegrityError, match=r"rows 5, 8\b"):
         store.gather(np.arange(10))
     with pytest.raises(IntegrityError, match=r"\b3\b"):
         store.compact()
@@ -358,14 +375,14 @@ def test_a_damaged_value_is_named_and_never_returned_as_if_it_were_whole(tmp_pat
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
 def test_a_file_cut_short_is_refused_and_left_alone(tmp_path: Path, keep: float) -> None:
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     fill(store, list(range(20)), length=400)
     store.close()
     file = data_file(tmp_path)
     content = file.read_bytes()[: int(file.stat().st_size * keep) or 100]
     file.write_bytes(content)
     with pytest.raises(IntegrityError, match="rebuild"):
-        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+        LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert file.read_bytes() == content
 
 
@@ -374,14 +391,14 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     file.write_bytes(b"not a database at all" * 1000)
     content = file.read_bytes()
     with pytest.raises(IntegrityError):
-        LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+        LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert file.read_bytes() == content
     with pytest.raises(StoreError):
-        LmdbTokens.open(file, TOKEN_DIM, DENSE_DIM)
+        LmdbTokens.open(file, CODEC, DENSE_DIM)
 
 
 def test_damaged_structure_is_found_without_trusting_it(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path / "whole", TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path / "whole", CODEC, DENSE_DIM)
     fill(store, list(range(300)))
     store.close()
     file = data_file(tmp_path / "whole")
@@ -394,7 +411,7 @@ def test_damaged_structure_is_found_without_trusting_it(tmp_path: Path) -> None:
             damaged.seek(page * 4096)
             damaged.write(b"\x00" * 64)
         try:
-            copy = LmdbTokens.open(tmp_path / "copy", TOKEN_DIM, DENSE_DIM)
+            copy = LmdbTokens.open(tmp_path / "copy", CODEC, DENSE_DIM)
         except (IntegrityError, StoreError):
             found += 1
             continue
@@ -407,16 +424,16 @@ def test_damaged_structure_is_found_without_trusting_it(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_compaction_that_died_are_ignored_and_removed(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     tokens, _ = fill(store, [1, 2])
     store.close()
     (tmp_path / "tokens.2.partial").write_bytes(b"half a copy")
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert_equal(store.gather(np.array([1, 2])), tokens)
     assert not (tmp_path / "tokens.2.partial").exists()
     store.close()
     shutil.copy(data_file(tmp_path), tmp_path / "tokens.2.mdb")  # died after the swap, before the removal
-    store = LmdbTokens.open(tmp_path, TOKEN_DIM, DENSE_DIM)
+    store = LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert_equal(store.gather(np.array([1, 2])), tokens)
     assert data_file(tmp_path).name == "tokens.2.mdb"
     store.close()

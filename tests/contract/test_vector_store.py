@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lir_agents.arrays import PackedTokens
+from lir_agents.codes import TokenCodec
 from lir_agents.errors import InputError, IntegrityError, StoreError
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
@@ -94,7 +95,7 @@ class Bench:
         rows = np.asarray(rows, np.int64)
         if self.tokens is not None:
             n = len(rows)
-            ones = PackedTokens(np.ones((n, 2), np.int8), np.ones(n, np.float32), np.arange(n + 1))
+            ones = PackedTokens(np.ones((n, 1), np.uint8), np.arange(n + 1), TokenCodec(2))
             self.tokens.put(rows, ones, vectors)
         self.store.upsert(rows, vectors, [1] * len(rows))
 
@@ -121,7 +122,9 @@ def make(request, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             bench = Bench(ChromaVectors.connect("127.0.0.1", port, f"c-{uuid.uuid4().hex}", dim, **options))
         else:
             home = tmp_path / str(len(opened))
-            tokens = LmdbTokens.open(home / "tokens", 2, dim) if request.param == "embedded+tokens" else None
+            tokens = (
+                LmdbTokens.open(home / "tokens", TokenCodec(2), dim) if request.param == "embedded+tokens" else None
+            )
             source = tokens.pooled if tokens else None
             bench = Bench(ChromaVectors.open(home / "vectors", dim, source=source, **options), tokens)
         opened.append(bench)
@@ -339,7 +342,7 @@ def test_reopening_finds_everything_and_refuses_another_width(tmp_path: Path) ->
 
 
 def test_rows_that_only_the_source_still_holds_are_found_when_the_mask_names_them(tmp_path: Path) -> None:
-    tokens = LmdbTokens.open(tmp_path / "tokens", 2, DIM)
+    tokens = LmdbTokens.open(tmp_path / "tokens", TokenCodec(2), DIM)
     bench = Bench(ChromaVectors.open(tmp_path / "vectors", DIM, source=tokens.pooled), tokens)
     vectors = unit(10, 13)
     bench.add(range(10), vectors)

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import sqlite3
-import struct
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 
 from lir_agents import Document, IndexLocked, InputError, IntegrityError, LateInteractionIndex, StoreError
+from lir_agents.codes import TokenCodec
 from lir_agents.repairing import RepairReport, inspect, repair
 from lir_agents.stores.lexical import LmdbLexical
 from lir_agents.stores.tokens import LmdbTokens
@@ -202,10 +202,9 @@ def test_token_vectors_that_are_damaged_are_encoded_again_and_no_others(path, wa
     file = file_of(path, "tokens")
     content = bytearray(file.read_bytes())
     with closing(opened(path, "tokens")) as tokens:
-        row = int(tokens.rows()[1])
-    head = struct.pack("<4sIQ", b"LIRT", HashedEncoder.token_dim, row)
-    assert content.count(head) == 1
-    content[content.index(head) + 200] ^= 1
+        codes = tokens.gather(tokens.rows()[1:2]).data.tobytes()
+    assert content.count(codes) == 1
+    content[content.index(codes) + 20] ^= 1
     file.write_bytes(content)
     encoder = HashedEncoder()
     report = repair(path, encoder=encoder)
@@ -242,7 +241,7 @@ def test_rows_that_are_missing_or_unknown_are_named_and_mended(path, wanted, sto
 
 def opened(path: Path, store: str) -> Any:
     if store == "tokens":
-        return LmdbTokens.open(path / "tokens.lmdb", HashedEncoder.token_dim, HashedEncoder.dense_dim)
+        return LmdbTokens.open(path / "tokens.lmdb", TokenCodec(HashedEncoder.token_dim), HashedEncoder.dense_dim)
     if store == "lexical":
         return LmdbLexical.open(path / "lexical.lmdb")
     return ChromaVectors.open(path / "chroma", HashedEncoder.dense_dim)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
-from lir_agents.arrays import PackedTokens
+from lir_agents.arrays import LentTokens
 from lir_agents.errors import AccessDenied, IntegrityError, StoreError
 from lir_agents.graph import RetrievalContext, build_graph
 from tests.faults.seam import corrupting, disk_full, raising, troubled
@@ -148,8 +149,10 @@ def everybodys(answer: Any) -> Any:
     return rows, np.ones(len(rows), np.float32)
 
 
-def fewer(packed: PackedTokens) -> PackedTokens:
-    return PackedTokens(packed.data, packed.scales, packed.offsets[:-1])
+@contextmanager
+def fewer(lending: Any) -> Iterator[LentTokens]:
+    with lending as lent:
+        yield LentTokens(lent.addresses[:-1], lent.lengths[:-1], lent.codec)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def fewer(packed: PackedTokens) -> PackedTokens:
         ("lexical", "scores", lambda scores: scores * np.nan, "lexical"),
         ("lexical", "scores", lambda scores: scores[:3], "lexical"),
         ("tokens", "pooled", lambda pooled: pooled * np.nan, "tokens"),
-        ("tokens", "gather", fewer, "tokens"),
+        ("tokens", "lent", fewer, "tokens"),
         ("vectors", "search", everybodys, "vectors"),
         ("vectors", "search", lambda answer: None, "vectors"),
         ("memory", "recall", lambda entries: [None], "memory"),

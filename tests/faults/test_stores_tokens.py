@@ -15,24 +15,24 @@ import numpy as np
 import pytest
 
 from lir_agents.arrays import PackedTokens
+from lir_agents.codes import TokenCodec
 from lir_agents.stores.tokens import LmdbTokens
 
 DIM = 16
+CODEC = TokenCodec(DIM, 8)
 
 
 def stamped(rows: list[int], stamp: int, length: int = 40) -> tuple[np.ndarray, PackedTokens, np.ndarray]:
     """Entries in which every byte tells row and stamp apart, so that a torn read shows."""
-    data = np.repeat(np.array([(row * 7 + stamp) % 100 for row in rows], np.int8), length)
-    tokens = PackedTokens(
-        data=np.repeat(data[:, None], DIM, axis=1),
-        scales=np.full(length * len(rows), stamp, np.float32),
-        offsets=np.arange(len(rows) + 1, dtype=np.int64) * length,
-    )
+    marks = [np.full((length, DIM), (row * 7 + stamp) % 256, np.uint8) for row in rows]
+    for mark in marks:
+        mark[:, ::2] = stamp
+    tokens = PackedTokens.pack(marks, CODEC)
     return np.array(rows, np.int64), tokens, np.eye(DIM, dtype=np.float32)[[row % DIM for row in rows]]
 
 
 def test_eight_readers_see_whole_entries_while_one_writes_deletes_and_compacts(tmp_path: Path) -> None:
-    store = LmdbTokens.open(tmp_path, DIM, DIM, map_bytes=1 << 20)
+    store = LmdbTokens.open(tmp_path, CODEC, DIM, map_bytes=1 << 20)
     rows = list(range(40))
     store.put(*stamped(rows, 1))
     stop, failures, reads = threading.Event(), [], [0] * 8
@@ -45,11 +45,11 @@ def test_eight_readers_see_whole_entries_while_one_writes_deletes_and_compacts(t
                 got = store.gather(asked)
                 for i, row in enumerate(asked.tolist()):
                     part = slice(got.offsets[i], got.offsets[i + 1])
-                    data, stamps = got.data[part], np.unique(got.scales[part])
+                    data, stamps = got.data[part, 1::2], np.unique(got.data[part, ::2])
                     assert len(data) in (0, 40)
                     if len(data):
                         assert len(stamps) == 1
-                        assert (data == (row * 7 + int(stamps[0])) % 100).all()
+                        assert (data == (row * 7 + int(stamps[0])) % 256).all()
                 store.pooled(asked)
                 reads[number] += 1
                 time.sleep(0.002)
@@ -70,7 +70,7 @@ def test_eight_readers_see_whole_entries_while_one_writes_deletes_and_compacts(t
         thread.join(30)
     assert failures == []
     assert min(reads) > 0
-    assert np.unique(store.gather(np.array(rows)).scales).tolist() == [50.0]
+    assert np.unique(store.gather(np.array(rows)).data[:, ::2]).tolist() == [50]
     store.close()
 
 
@@ -84,12 +84,13 @@ PRELUDE = f"""
     import numpy as np, sys
     from pathlib import Path
     from lir_agents.arrays import PackedTokens
+    from lir_agents.codes import TokenCodec
     from lir_agents.errors import StoreError
     from lir_agents.stores.tokens import LmdbTokens
-    store = LmdbTokens.open(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(PATH), {DIM}, {DIM})
+    store = LmdbTokens.open(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(PATH), TokenCodec({DIM}, 8), {DIM})
     def put(row, length):
-        store.put(np.array([row]), PackedTokens(np.full((length, {DIM}), row % 100, np.int8),
-                  np.ones(length, np.float32), np.array([0, length])), np.eye({DIM}, dtype=np.float32)[:1])
+        store.put(np.array([row]), PackedTokens.pack([np.full((length, {DIM}), row % 100, np.uint8)],
+                  TokenCodec({DIM}, 8)), np.eye({DIM}, dtype=np.float32)[:1])
 """
 
 
@@ -141,7 +142,7 @@ def test_a_killed_writer_loses_nothing_it_was_told_is_there(tmp_path: Path) -> N
         writer.send_signal(signal.SIGKILL)
         acknowledged = max([acknowledged, *(int(line) for line in writer.stdout.read().split())])
         writer.wait()
-        store = LmdbTokens.open(tmp_path, DIM, DIM)
+        store = LmdbTokens.open(tmp_path, CODEC, DIM)
         held = set(store.rows().tolist())
         deleted = set(range(4, acknowledged + 1, 10))
         assert held >= set(range(acknowledged + 1)) - deleted

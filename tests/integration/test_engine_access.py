@@ -64,14 +64,14 @@ def between_stages(
 ) -> None:
     """Makes something happen once, after the first stage has its candidates and before they are scored."""
     tokens = index.rooms.tokens
-    gather, pending = tokens.gather, [happens]
+    lent, pending = tokens.lent, [happens]
 
-    def interrupted(rows: Any, **how: Any) -> Any:
+    def interrupted(rows: Any) -> Any:
         if pending:
             pending.pop()()
-        return gather(rows, **how)
+        return lent(rows)
 
-    monkeypatch.setattr(tokens, "gather", interrupted)
+    monkeypatch.setattr(tokens, "lent", interrupted)
 
 
 CHANGES: dict[str, Callable[[LateInteractionIndex, AclPolicy], object]] = {

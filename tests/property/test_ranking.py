@@ -1,5 +1,8 @@
 """Ranking against oracles of a few lines, over everything that can be generated."""
 
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lir_agents.arrays import PackedTokens
+from lir_agents.codes import TokenCodec, quantise_int8
+from lir_agents.ranking import native
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse, neighbour_part, standardise
-from lir_agents.ranking.kernels import similarities
+from lir_agents.ranking.kernels import block_maxima, similarities
 from lir_agents.ranking.maxsim import ABSENT, BLOCK_TOKENS, maxsim, meet
-from lir_agents.ranking.quantise import dequantise, pack, quantise_int8, quantise_matrix
 
 
 def oracle(query, matrices, weights=None):
@@ -21,6 +25,14 @@ def oracle(query, matrices, weights=None):
         best = [max((float(q @ d) for d in matrix), default=-1.0) for q in query]
         scores.append(np.average(best, weights=weights))
     return np.array(scores)
+
+
+def pack(matrices, bits=8):
+    """Matrices as codes of so many bits, or as they are."""
+    if bits is None:
+        return PackedTokens.pack(matrices, None)
+    codec = TokenCodec(matrices[0].shape[1], bits)
+    return PackedTokens.pack([codec.encode(matrix) for matrix in matrices], codec)
 
 
 def unit(rng, n, dim):
@@ -49,20 +61,88 @@ shapes = {
 def test_packed_maxsim_equals_the_oracle(seed, lengths, q_len, dim, negative):
     query, matrices = scene(seed, lengths, q_len, dim, negative)
     weights = np.random.default_rng(seed).random(q_len).astype(np.float32) + 0.01
-    packed = pack(matrices, quantise=False)
+    packed = pack(matrices, None)
     np.testing.assert_allclose(maxsim(query, packed, weights), oracle(query, matrices, weights), atol=1e-5)
     np.testing.assert_allclose(maxsim(query, packed), oracle(query, matrices), atol=1e-5)
 
 
-@settings(max_examples=150, deadline=None)
-@given(**shapes, negative=st.booleans(), kernel=st.sampled_from(["exact", "int8"]))
-def test_int8_kernels_stay_within_quantisation_error(seed, lengths, q_len, dim, negative, kernel):
+kernels = ["exact", pytest.param("native", marks=pytest.mark.skipif(not native.paths(), reason="not compiled"))]
+
+
+@pytest.mark.parametrize("kernel", kernels)
+@settings(max_examples=100, deadline=None)
+@given(**shapes, negative=st.booleans(), bits=st.sampled_from([2, 4, 8]))
+def test_codes_are_scored_as_the_vectors_that_they_stand_for(kernel, seed, lengths, q_len, dim, negative, bits):
     query, matrices = scene(seed, lengths, q_len, dim, negative)
-    packed = pack(matrices)
-    got = maxsim(query, packed, kernel=kernel)
-    # Each stored element is off by at most half a scale, so is each query element under int8.
-    bound = 0.5 * dim**0.5 * packed.scales.max(initial=0) * (1 if kernel == "exact" else 2.2) + 1e-4
-    np.testing.assert_allclose(got, oracle(query, matrices), atol=bound)
+    packed = pack(matrices, bits)
+    meant = [packed.codec.decode(packed.data[a:b]) for a, b in pairwise(packed.offsets)]
+    longest = max((float(np.linalg.norm(one, axis=1).max()) for one in meant if len(one)), default=1.0)
+    # The exact kernel rounds nothing more; the other one each element of the rotated query by half a 127th.
+    bound = 1e-5 if kernel == "exact" else 0.5 / 127 * dim**0.5 * longest + 1e-5
+    np.testing.assert_allclose(maxsim(query, packed, kernel=kernel), oracle(query, meant), atol=bound)
+
+
+@pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.sampled_from([0, 1, 5, 23, 24, 25, 47, 48, 49, 100]), min_size=1, max_size=6),
+    q_len=st.sampled_from([1, 15, 16, 17, 32, 33, 50]),
+    dim=st.sampled_from([1, 7, 24, 128, 129, 384]),
+    bits=st.sampled_from([2, 4, 8]),
+    block=st.sampled_from([8, 16, 24, 48]),
+)
+def test_every_way_through_the_compiled_loop_gives_the_integers_of_the_definition(
+    seed, lengths, q_len, dim, bits, block
+):
+    rng = np.random.default_rng(seed)
+    codec = TokenCodec(dim, bits)
+    matrices = [codec.encode(unit(rng, n, dim)) for n in lengths]
+    digits = rng.integers(-127, 128, (q_len, dim), dtype=np.int8)
+    # The query in planes, as the codes are, each as wide as the loop wants it.
+    depth = native.depth(bits, codec.width)
+    planes = np.zeros((q_len, codec.planes, depth // codec.planes), np.int8)
+    for plane in range(codec.planes):
+        part = digits[:, plane * codec.width : (plane + 1) * codec.width]
+        planes[:, plane, : part.shape[1]] = part
+    planes = planes.reshape(q_len, depth)
+    wanted = []
+    for matrix in matrices:
+        codes = np.concatenate([(matrix >> (p * bits)) & codec.levels for p in range(codec.planes)], axis=1)[
+            :, :dim
+        ]
+        products = (2 * codes.astype(np.int64) - codec.levels) @ digits.T.astype(np.int64)
+        wanted += [products[at : at + block].max(axis=0) for at in range(0, len(products), block)]
+    packed, ones = PackedTokens.pack(matrices, codec), np.ones(q_len, np.float32)
+    for path in native.paths():
+        found = native.block_maxima(packed.lent(), planes, ones, block, path)
+        np.testing.assert_array_equal(found, np.array(wanted, np.float32).reshape(-1, q_len))
+
+
+@pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_nothing_behind_the_last_code_is_read(bits):
+    """The codes end where a page does, and the next page may not be touched: reading it ends the process."""
+    script = f"""
+        import ctypes, mmap
+        import numpy as np
+        from lir_agents.arrays import LentTokens
+        from lir_agents.codes import TokenCodec
+        from lir_agents.ranking import native
+        codec, page = TokenCodec(100, {bits}), mmap.PAGESIZE
+        memory = mmap.mmap(-1, 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + page), ctypes.c_size_t(page), 0)
+        count = 30
+        at = np.array([start + page - count * codec.width], np.int64)
+        digits = np.ones((17, native.depth(codec.bits, codec.width)), np.int8)
+        for path in native.paths():
+            lent = LentTokens(at, np.array([count]), codec)
+            native.block_maxima(lent, digits, np.ones(17, np.float32), 24, path)
+        print("read", len(native.paths()))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert done.stdout == f"read {len(native.paths())}\n", done.stderr
 
 
 @settings(max_examples=100, deadline=None)
@@ -76,7 +156,7 @@ def test_the_best_block_is_the_best_stretch_by_itself(seed, lengths, share):
     weights = np.random.default_rng(seed).random(5).astype(np.float32) + 0.01
     blocks = [[m[i : i + BLOCK_TOKENS] for i in range(0, len(m), BLOCK_TOKENS)] or [m] for m in matrices]
     best = np.array([oracle(query, parts, weights).max() for parts in blocks])
-    maxima = meet(query, pack(matrices, quantise=False))
+    maxima = meet(query, pack(matrices, None))
     np.testing.assert_allclose(maxima.best_block(weights), best, atol=1e-5)
     mixed = (1 - share) * oracle(query, matrices, weights) + share * best
     np.testing.assert_allclose(maxima.score(weights, block_share=share), mixed, atol=1e-5)
@@ -99,7 +179,7 @@ def test_a_passage_without_tokens_scores_the_least():
 
 
 def test_all_passages_empty():
-    empty = PackedTokens(np.zeros((0, 8), np.int8), np.zeros(0, np.float32), np.zeros(3, np.int64))
+    empty = PackedTokens(np.zeros((0, 4), np.uint8), np.zeros(3, np.int64), TokenCodec(8))
     assert (maxsim(np.eye(8, dtype=np.float32), empty) == ABSENT).all()
 
 
@@ -108,64 +188,93 @@ def test_zero_padding_would_be_wrong_and_is_not_done():
     assert (maxsim(query, pack(matrices)) < 0).all()
 
 
+# ---------------------------------------------------------------- codes
+
+
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), dim=st.sampled_from([1, 7, 128, 384]))
 def test_quantising_is_within_half_a_scale(seed, n, dim):
-    tokens = unit(np.random.default_rng(seed), n, dim)
-    for data, scales in (quantise_int8(tokens), quantise_matrix(tokens)):
-        assert data.dtype == np.int8
-        assert (np.abs(dequantise(data, scales) - tokens) <= 0.5 * scales[:, None] + 1e-7).all()
+    vectors = unit(np.random.default_rng(seed), n, dim)
+    data, scales = quantise_int8(vectors)
+    assert data.dtype == np.int8
+    assert (np.abs(data * scales[:, None] - vectors) <= 0.5 * scales[:, None] + 1e-7).all()
 
 
 def test_quantising_zeros_gives_zeros():
-    for data, scales in (
-        quantise_int8(np.zeros((2, 4), np.float32)),
-        quantise_matrix(np.zeros((2, 4), np.float32)),
-    ):
-        assert not dequantise(data, scales).any()
+    data, scales = quantise_int8(np.zeros((2, 4), np.float32))
+    assert not (data * scales[:, None]).any()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(0, 40),
+    dim=st.integers(1, 130) | st.just(384),
+    bits=st.sampled_from([2, 4, 8]),
+)
+def test_codes_stand_for_what_was_coded(seed, n, dim, bits):
+    codec, vectors = TokenCodec(dim, bits), unit(np.random.default_rng(seed), n, dim)
+    codes = codec.encode(vectors)
+    assert codes.dtype == np.uint8
+    assert codes.shape == (n, -(-dim * bits // 8))
+    # Within half a step where a coordinate lies within the range, else at its end.
+    turned, stands_for = codec.rotate(vectors), codec.unpack(codes)
+    inside = np.clip(turned, -codec.levels * codec.half_step, codec.levels * codec.half_step)
+    assert (np.abs(stands_for - inside) <= codec.half_step * 1.001 + 1e-6).all()
+    np.testing.assert_allclose(codec.rotate(codec.decode(codes)), stands_for, atol=1e-5)
+    assert np.array_equal(codec.encode(codec.decode(codes)), codes), "coding again changes nothing"
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 200) | st.just(384))
+def test_rotating_keeps_inner_products(seed, dim):
+    rng = np.random.default_rng(seed)
+    left, right, codec = unit(rng, 5, dim), unit(rng, 6, dim), TokenCodec(dim)
+    np.testing.assert_allclose(codec.rotate(left) @ codec.rotate(right).T, left @ right.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 1e-4), (4, 0.013), (2, 0.13)])
+def test_codes_lose_no_more_than_their_bits_must(bits, most):
+    """The error of the best quantiser of a normal distribution, whichever dimensions the vectors lie along."""
+    codec, rng = TokenCodec(384, bits), np.random.default_rng(0)
+    spiky = unit(rng, 2000, 384) * rng.choice([1, 30], 384)  # some dimensions stand out, as in a transformer's
+    for vectors in (unit(rng, 2000, 384), spiky / np.linalg.norm(spiky, axis=1, keepdims=True)):
+        error = codec.decode(codec.encode(vectors.astype(np.float32))) - vectors
+        assert (error**2).sum(axis=1).mean() <= most
+
+
+def test_the_codes_of_a_vector_never_change():
+    """They are stored: the rotation and the steps are part of the format."""
+    vector = np.linspace(-1, 1, 16, dtype=np.float32)[None]
+    vector /= np.linalg.norm(vector)
+    assert [TokenCodec(16, bits).encode(vector).tobytes().hex() for bits in (2, 4, 8)] == [
+        "9d936192",
+        "777c85689c9174a3",
+        "7fb46380ae3a5b4a7f77866b8e8c7e9c",
+    ]
+
+
+def test_what_cannot_be_coded_or_packed_is_refused():
+    with pytest.raises(ValueError, match="nothing to pack"):
+        PackedTokens.pack([], None)
+    for dim, bits in ((0, 4), (8, 3)):
+        with pytest.raises(ValueError, match="no codec"):
+            TokenCodec(dim, bits)
+    with pytest.raises(ValueError, match="lent"):
+        pack([np.ones((1, 2), np.float32)], None).lent()
+    packed = pack([np.ones((4, 8), np.float32)])
+    with pytest.raises(ValueError, match="end to end"):
+        PackedTokens(packed.data[::2], np.array([0, 2]), packed.codec).lent()
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(any),
-    dim=st.sampled_from([3, 16, 128]),
-    kernel=st.sampled_from(["exact", "int8"]),
-)
-def test_one_scale_or_many_padded_or_not_the_maxima_are_alike(seed, lengths, dim, kernel):
-    query, matrices = scene(seed, lengths, 6, dim)
-    matrices = [
-        m * np.float32(1 + i) for i, m in enumerate(matrices)
-    ]  # scales that differ, as those of one would not
-    plain = pack(matrices)
-    repeats = [-len(m) % BLOCK_TOKENS if len(m) else 0 for m in matrices]
-    padded = pack([np.concatenate([m, np.repeat(m[-1:], n, 0)]) for m, n in zip(matrices, repeats, strict=True)])
-    data, scales = zip(*(quantise_int8(m) for m in matrices), strict=True)
-    many = PackedTokens(np.concatenate(data), np.concatenate(scales), plain.offsets)
-    expected = meet(query, plain, kernel=kernel).blocks
-    np.testing.assert_allclose(meet(query, padded, kernel=kernel).blocks, expected, rtol=1e-6, atol=1e-6)
-    products = similarities(query, many, kernel).numpy()[:, : len(query)]
-    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(many.offsets)])
-    np.testing.assert_allclose(
-        np.maximum(meet(query, many, kernel=kernel).passages, -1), best, rtol=1e-6, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("kernel", ["exact", "int8"])
-def test_many_passages_are_scored_part_by_part_alike(monkeypatch, kernel):
-    query, matrices = scene(3, [50, 70, 0, 30, 1, 24, 49], 6, 32)
-    packed = pack(matrices)
-    whole = meet(query, packed, kernel=kernel)
-    monkeypatch.setattr("lir_agents.ranking.maxsim._AT_ONCE", 3 * BLOCK_TOKENS)
-    np.testing.assert_allclose(meet(query, packed, kernel=kernel).blocks, whole.blocks, atol=1e-6)
-    products = similarities(query, packed, kernel).numpy()[:, : len(query)]
-    best = np.array([products[a:b].max(0, initial=-1.0) for a, b in pairwise(packed.offsets)])
-    np.testing.assert_allclose(whole.passages, best, atol=1e-6)
-
-
-def test_packing_nothing_is_refused():
-    with pytest.raises(ValueError, match="nothing to pack"):
-        pack([])
+@given(**shapes, bits=st.sampled_from([2, 4, 8]))
+def test_blocks_are_the_maxima_of_similarities(seed, lengths, q_len, dim, bits):
+    query, matrices = scene(seed, lengths, q_len, dim)
+    packed = pack(matrices, bits)
+    products = similarities(query, packed)
+    best = np.array([products[a:b].max(0, initial=-np.inf) for a, b in pairwise(packed.offsets) if b > a])
+    np.testing.assert_array_equal(block_maxima(query, packed, 48, "exact"), best)
 
 
 # ---------------------------------------------------------------- fusion
