@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
+from lir_agents.codes import TokenCodec
 from lir_agents.encoding.base import QueryText
 from lir_agents.errors import ConfigError, IndexLocked, InputError, IntegrityError, LirError, StoreError
-from lir_agents.ranking.quantise import quantise_matrix
 from tests.hashed_encoder import HashedEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,7 +195,7 @@ def test_erased_documents_are_in_no_byte_of_the_directory(tmp_path, encoder):
         pooled = index.rooms.tokens.pooled(np.array([row]))[0]
         (_, encoding), *_ = encoder.encode_documents([f"Krakatoa memo\n{editions[1]}"])
         chroma_vector = encoding.pooled.astype("<f4").tobytes()
-        stored_tokens = quantise_matrix(encoding.tokens)[0].tobytes()
+        stored_tokens = TokenCodec(HashedEncoder.token_dim).encode(encoding.tokens).tobytes()
 
         needles = {
             "id": b"xylophone",
