@@ -18,8 +18,8 @@ from benchmarks.timing import interleaved, percentiles, ratios
 from lir_agents import LateInteractionIndex, Principal
 from lir_agents.arrays import RowMask
 from lir_agents.encoding.base import QueryText
-from lir_agents.graph.candidates import look_at
 from lir_agents.graph.request import checked_request
+from lir_agents.graph.view import look_at
 
 PASSAGES = 100_000
 SHARES = {"50 %": 0.5, "10 %": 0.1, "1 %": 0.01, ".1 %": 0.001}

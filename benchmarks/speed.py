@@ -18,9 +18,11 @@ from lir_agents import LateInteractionIndex, Turn
 from lir_agents.arrays import Encoding
 from lir_agents.encoding.base import QueryText
 from lir_agents.evaluation import Dataset
-from lir_agents.graph.candidates import Candidates, Reading, find_candidates, look_at, read_query
+from lir_agents.graph.candidates import Candidates, find_candidates
+from lir_agents.graph.reading import Reading, read_query
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import token_maxima
+from lir_agents.graph.view import look_at
 
 SETS = ("mtrag_clapnq",)
 PASSAGES = 10_000

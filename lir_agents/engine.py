@@ -21,14 +21,16 @@ from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.governed import GovernedIndex
 from lir_agents.graph.build import asearch, search
-from lir_agents.graph.candidates import find_candidates, look_at, read_query
+from lir_agents.graph.candidates import find_candidates
 from lir_agents.graph.context import RetrievalContext, standing
 from lir_agents.graph.explaining import explain_hit
+from lir_agents.graph.reading import read_query
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import checked_request
 from lir_agents.graph.rerank import token_maxima
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
+from lir_agents.graph.view import look_at
 from lir_agents.opening import Access, Opened, open_rooms
 from lir_agents.reports import AddReport
 from lir_agents.types import (

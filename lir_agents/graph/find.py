@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from lir_agents.graph.candidates import View, find_candidates, look_at, read_in_context
+from lir_agents.graph.candidates import find_candidates
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.evidence import Evidence, evidence_of
 from lir_agents.graph.parts import WHOLE, Parts
+from lir_agents.graph.reading import read_in_context
 from lir_agents.graph.refusals import refusals_recorded
 from lir_agents.graph.request import Request
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.state import Found
+from lir_agents.graph.view import View, look_at
 from lir_agents.policy.base import AccessScope
 
 __all__ = ["find"]

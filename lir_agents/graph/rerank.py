@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Rows
 from lir_agents.errors import StoreError
-from lir_agents.graph.candidates import Candidates, Context, Reading
+from lir_agents.graph.candidates import Candidates
 from lir_agents.graph.evidence import Boost
 from lir_agents.graph.parts import WHOLE, Parts
+from lir_agents.graph.reading import Context, Reading
 from lir_agents.graph.rooms import Rooms
 from lir_agents.ranking.fusion import Fused, best_first, fuse
 from lir_agents.ranking.maxsim import Maxima, meet

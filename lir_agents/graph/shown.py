@@ -8,10 +8,10 @@ import numpy as np
 
 from lir_agents.errors import BudgetExceeded, LirError
 from lir_agents.graph.attempt import Underway
-from lir_agents.graph.candidates import View
 from lir_agents.graph.recall import Recalled
 from lir_agents.graph.rerank import Ranked
 from lir_agents.graph.rooms import Rooms
+from lir_agents.graph.view import View
 from lir_agents.ranking.fusion import Fused
 from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import StageCoverage

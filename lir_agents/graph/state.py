@@ -19,12 +19,14 @@ from langgraph.channels import UntrackedValue
 from typing_extensions import TypedDict  # of typing, pydantic makes no JSON schema before Python 3.12
 
 from lir_agents.graph.attempt import Underway
-from lir_agents.graph.candidates import Candidates, Context, Reading, View
+from lir_agents.graph.candidates import Candidates
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.evidence import Evidence
+from lir_agents.graph.reading import Context, Reading
 from lir_agents.graph.recall import Recalled
 from lir_agents.graph.request import Request
 from lir_agents.graph.rerank import Ranked
+from lir_agents.graph.view import View
 from lir_agents.policy.base import AccessScope
 from lir_agents.types import Filter, SearchResult, StageCoverage, ToolSignal, Turn
 

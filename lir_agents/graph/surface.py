@@ -10,13 +10,13 @@ from typing import Any
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
 from lir_agents.audit.events import AuditEvent
-from lir_agents.graph.candidates import View
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.request import Request
 from lir_agents.graph.rerank import Ranked
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.sealing import seal
 from lir_agents.graph.state import Found
+from lir_agents.graph.view import View
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
 from lir_agents.telemetry import count

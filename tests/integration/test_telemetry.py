@@ -251,17 +251,16 @@ def test_what_is_raised_is_counted_by_its_kind(hear, error, outcome, kind):
 
 
 def test_a_leak_that_the_second_wall_catches_is_counted(index, hear, monkeypatch):
-    from lir_agents.graph import candidates
+    from lir_agents.graph.view import View, look_at
 
     heard = hear()
     stranger = Principal("numbat", groups=["group:other"])
     assert len(index.search("okapi", principal=stranger)) == 0
     assert heard.total("lir.leaks.caught") == 0
-    look_at = candidates.look_at
 
     def blind(rooms: Any, request: Any, scope: Any) -> Any:
         view = look_at(rooms, request, scope)
-        return candidates.View(view.snapshot, view.snapshot.live)
+        return View(view.snapshot, view.snapshot.live)
 
     monkeypatch.setattr("lir_agents.graph.find.look_at", blind)  # the first wall is down
     assert len(index.search("okapi", principal=stranger)) == 0

@@ -9,10 +9,11 @@ import pytest
 
 from lir_agents import Document, LateInteractionIndex
 from lir_agents.graph.attempt import GivenUp
-from lir_agents.graph.candidates import look_at, read_query
 from lir_agents.graph.parts import Parts
+from lir_agents.graph.reading import read_query
 from lir_agents.graph.request import Request
 from lir_agents.graph.rerank import token_maxima
+from lir_agents.graph.view import look_at
 from tests.hashed_encoder import HashedEncoder
 
 
