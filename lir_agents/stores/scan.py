@@ -104,15 +104,22 @@ class ResidentMatrix:
         Returns:
             Rows and cosines, best first, ties by row; fewer than k only if fewer exist.
         """
-        self._load(allowed)
-        rows = _candidates(self._state, vector, k, allowed)
+        rows = np.flatnonzero(allowed)
+        state, places = self._with(rows)
+        held = places >= 0
+        if not held.all():
+            rows, places = rows[held], places[held]
+        if len(rows) > 2 * k:
+            rows = rows[_close(state, places, vector, k)]
         return self.rank(vector, rows, k)
 
     def rank(self, vector: NDArray[np.float32], rows: Rows, k: int) -> tuple[Rows, NDArray[np.float32]]:
         """The k best of `rows` by stored vector, best first, ties by row; rows that `source` lacks are left out."""
         vectors = self._source(rows)
         held = vectors.any(axis=1)
-        rows, scores = rows[held], _cosines(vectors[held], vector)
+        if not held.all():
+            rows, vectors = rows[held], vectors[held]
+        scores = _cosines(vectors, vector)
         order = np.lexsort((rows, -scores))[:k]
         return rows[order], scores[order]
 
@@ -128,28 +135,35 @@ class ResidentMatrix:
             np.empty((0, self._dim), np.int8), none, none, np.empty(0, np.int64), np.empty(0, np.int32), 0, 0
         )
 
-    def _load(self, allowed: RowMask) -> None:
-        """Reads the allowed rows that are not here yet."""
-        if not len(_unknown(self._state, allowed)):
-            return
+    def _with(self, rows: Rows) -> tuple[_State, NDArray[np.int32]]:
+        """A state that knows these ascending rows, read from `source` where none did, and their places in it."""
+        state = self._state
+        places = _places(state, rows)
+        if (places != _UNKNOWN).all():
+            return state, places
         with self._lock:
-            unknown = _unknown(self._state, allowed)
-            if not len(unknown):
-                return
-            state = _with_room(self._state, len(unknown), int(unknown[-1]) + 1)
-            for start in range(0, len(unknown), _LOAD_ROWS):
-                rows = unknown[start : start + _LOAD_ROWS]
-                vectors = self._source(rows)
-                held = vectors.any(axis=1)
-                state.position[rows[~held]] = _ABSENT
-                state = _append(state, rows[held], vectors[held])
-            self._state = state
+            state = self._state
+            unknown = rows[_places(state, rows) == _UNKNOWN]
+            if len(unknown):
+                state = self._state = self._read(state, unknown)
+        return state, _places(state, rows)
+
+    def _read(self, state: _State, unknown: Rows) -> _State:
+        state = _with_room(state, len(unknown), int(unknown[-1]) + 1)
+        for start in range(0, len(unknown), _LOAD_ROWS):
+            rows = unknown[start : start + _LOAD_ROWS]
+            vectors = self._source(rows)
+            held = vectors.any(axis=1)
+            state.position[rows[~held]] = _ABSENT
+            state = _append(state, rows[held], vectors[held])
+        return state
 
 
-def _unknown(state: _State, allowed: RowMask) -> Rows:
-    known = len(state.position)
-    within = np.flatnonzero(allowed[:known] & (state.position[: len(allowed)] == _UNKNOWN))
-    return np.concatenate([within, known + np.flatnonzero(allowed[known:])])
+def _places(state: _State, rows: Rows) -> NDArray[np.int32]:
+    """Where each of the ascending rows lies, or _UNKNOWN, or _ABSENT."""
+    known = int(np.searchsorted(rows, len(state.position)))
+    places = state.position[rows[:known]]
+    return places if known == len(rows) else np.append(places, np.full(len(rows) - known, _UNKNOWN, np.int32))
 
 
 def _with_room(state: _State, more: int, rows: int) -> _State:
@@ -190,33 +204,38 @@ def _append(state: _State, rows: Rows, vectors: NDArray[np.float32]) -> _State:
 # ---------------------------------------------------------------- scoring
 
 
-def _candidates(state: _State, vector: NDArray[np.float32], k: int, allowed: RowMask) -> Rows:
-    """The allowed rows that may be among the k best, in no order; at least k where there are as many."""
-    allowed = allowed[: len(state.position)]
-    chosen = np.flatnonzero(allowed & (state.position[: len(allowed)] >= 0))
-    if len(chosen) <= 2 * k:
-        return chosen
-    places = state.position[chosen]
+def _close(state: _State, places: NDArray[np.int32], vector: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """Which of more than k places may be among the k best, ascending; at least k."""
     if len(places) > _SCAN_ALL_FROM * state.count:
-        scores = _approximate(state.codes[: state.count], state.scale[: state.count], vector)[places]
+        scores, lost = _approximate(state.codes[: state.count], state.scale[: state.count], vector)
+        scores = scores.take(places)
     else:
-        scores = _approximate(state.codes.take(places, axis=0), state.scale[places], vector)
-    error = state.error[places] + np.float32(_ROUNDING)
-    kth_lower = np.partition(scores - error, len(scores) - k)[len(scores) - k]
-    candidates: Rows = chosen[scores + error >= kth_lower]
-    return candidates
+        scores, lost = _approximate(state.codes.take(places, axis=0), state.scale.take(places), vector)
+    bound = state.error.take(places)
+    bound += np.float32(lost + _ROUNDING)
+    lower = scores - bound
+    lower.partition(len(lower) - k)
+    scores += bound
+    return np.flatnonzero(scores >= lower[len(lower) - k])
 
 
 def _approximate(
     codes: NDArray[np.int8], scale: NDArray[np.float32], vector: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scores from codes, float32 [n], with the query in two digits: what it loses is below `_ROUNDING` per row."""
+) -> tuple[NDArray[np.float32], float]:
+    """Scores from codes, float32 [n], with the query in two digits; and the most that these lose of any score."""
     unit = max(float(np.abs(vector).max()), 1e-12) / _DIGIT
     first = np.rint(vector / unit)
     second = np.rint((vector / unit - first) * _SECOND_DIGIT)
+    lost = 1.05 * float(
+        np.linalg.norm(vector - (first + second / _SECOND_DIGIT) * unit)
+    )  # no row is longer than that
     products = integer_products(codes, np.stack([first, second], axis=1).astype(np.int8))
-    sums = products[:, 0].astype(np.float64) + products[:, 1] / _SECOND_DIGIT
-    return (sums * (scale * unit)).astype(np.float32)
+    scores = products[:, 1].astype(np.float32)
+    scores *= np.float32(1 / _SECOND_DIGIT)
+    scores += products[:, 0].astype(np.float32)
+    scores *= scale
+    scores *= np.float32(unit)
+    return scores, lost
 
 
 def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -69,6 +69,24 @@ def test_the_scan_is_exact_to_the_last_bit(seed, dim, count, k, share, alike) ->
         np.testing.assert_array_equal(matrix.scores(query, got), scores)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_the_codes_lose_of_the_query_is_no_reason_to_miss_a_row(seed) -> None:
+    """Rows of equal magnitudes lose nothing as codes: between them, only the rounding of the query can mislead."""
+    rng, dim = np.random.default_rng(seed), 384
+    query = unit(rng, 1, dim)[0]
+    step = np.abs(query).max() / 127
+    lost = query - (np.rint(query / step) + np.rint((query / step - np.rint(query / step)) * 254) / 254) * step
+    best = np.sign(lost) / np.sqrt(dim)
+    while True:  # hardly worse than the best, and better by what the two digits keep of the query
+        other = np.where(rng.random(dim) < 0.5, best, -best)
+        if 0 < (best - other) @ query < 1e-5:
+            break
+    table = Table(dim)
+    table.vectors = dict(enumerate(np.array([other, best, -query, -query, -query], np.float32)))
+    allowed = np.ones(5, bool)
+    assert ResidentMatrix(dim, table).search(query, 1, allowed)[0].tolist() == oracle(table, query, 1, allowed)[0]
+
+
 CHANGE = st.tuples(
     st.sampled_from(["set", "remove", "forget"]), st.lists(st.integers(0, 40), min_size=1, max_size=12)
 )
