@@ -137,13 +137,14 @@ def neighbour_part(
     received = np.zeros_like(base)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        affinity = np.clip(product(pooled[start:stop], pooled.T), 0.0, 1.0).astype(np.float64)
+        cosines = product(pooled[start:stop], pooled.T)
+        np.clip(cosines, 0.0, 1.0, out=cosines)
+        cosines[np.arange(stop - start), np.arange(start, stop)] = 0.0
+        if n - 1 > count:
+            cosines *= cosines >= np.partition(cosines, n - count, axis=1)[:, n - count, None]
+        affinity = cosines.astype(np.float64)
         affinity *= affinity
         affinity *= affinity  # squared twice: a power takes ten times as long
-        affinity[np.arange(stop - start), np.arange(start, stop)] = 0.0
-        if n - 1 > count:
-            threshold = np.partition(affinity, n - count, axis=1)[:, n - count]
-            affinity[affinity < threshold[:, None]] = 0.0
         total = affinity.sum(axis=1)
         affinity /= np.where(total > 0, total, 1.0)[:, None]
         received[start:stop] = product(affinity, base)
