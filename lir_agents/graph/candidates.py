@@ -71,7 +71,10 @@ def find_candidates(
     if lexical is not None and words is not None:
         together = lexical + words
         found += [_best(together if mask is view.allowed else np.where(mask, together, 0), depth) for mask in masks]
-    rows = np.unique(np.concatenate([np.zeros(0, np.int64), *found])).astype(np.int64)
+    chosen = np.zeros_like(view.allowed)
+    for rows in found:
+        chosen[rows] = True
+    rows = np.flatnonzero(chosen)
     return _with_signals(rooms, rows, turn, context, lexical, words, near, parts)
 
 

@@ -22,6 +22,7 @@ NO_ACL = "null"
 """The key of a document without an ACL: readable by nobody."""
 
 _scan = json.JSONDecoder().raw_decode
+_write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def canonical_json(value: Any, *, field: str) -> str:
@@ -33,7 +34,7 @@ def canonical_json(value: Any, *, field: str) -> str:
     """
     try:
         _check_keys(value, field)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        text = _write(value)
         text.encode()
     except InputError:
         raise
