@@ -68,8 +68,8 @@ def find_candidates(
     masks = [view.allowed, *(mask for mask in masks[1:] if mask.any())]
     near = _by_vectors(rooms, turn, masks, depth, context, parts)
     found = [rows for rows, _ in near or ()]
-    if lexical is not None and words is not None:
-        together = lexical + words
+    if lexical is not None:
+        together = lexical if words is None else lexical + words
         found += [_best(together if mask is view.allowed else np.where(mask, together, 0), depth) for mask in masks]
     chosen = np.zeros_like(view.allowed)
     for rows in found:
@@ -81,15 +81,12 @@ def find_candidates(
 def _by_words(
     rooms: Rooms, turn: Reading, view: View, context: Context | None, parts: Parts
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """BM25 of every row, of the turn and of the conversation's words; None where words cannot be had."""
+    """BM25 of every row, of the turn and of the conversation's words; None where there is none to be had."""
 
-    def work() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def work() -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         lexical = rooms.lexical.scores(turn.terms, view.allowed)
-        words = np.zeros_like(lexical)
-        if context is not None:
-            words = rooms.lexical.scores(context.reading.terms, view.allowed)
         _require_finite("lexical", lexical, len(view.allowed))
-        return lexical, words
+        return lexical, None if context is None else rooms.lexical.scores(context.reading.terms, view.allowed)
 
     return parts.ask("lexical", work, "scores") or (None, None)
 
@@ -174,8 +171,9 @@ def _best(scores: NDArray[np.float32], depth: int) -> Rows:
     positive = np.flatnonzero(scores > 0)
     if len(positive) > depth:
         # Everything above the cut, then the first rows of those that tie at it.
-        cut = np.partition(scores[positive], len(positive) - depth)[len(positive) - depth]
-        above = positive[scores[positive] > cut]
-        ties = positive[scores[positive] == cut][: depth - len(above)]
+        found = scores[positive]
+        cut = np.partition(found, len(found) - depth)[len(found) - depth]
+        above = positive[found > cut]
+        ties = positive[found == cut][: depth - len(above)]
         positive = np.concatenate([above, ties])
-    return positive.astype(np.int64)
+    return positive

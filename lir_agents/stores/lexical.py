@@ -30,6 +30,7 @@ from lir_agents.stores.postings import (
     check_entry,
     content_sum,
     content_sums,
+    count,
     inconsistent_rows,
     postings,
     replace,
@@ -194,8 +195,13 @@ class LmdbLexical:
         _checked(allowed)
         with self._file.reading("idf") as (txn, databases):
             scope = Scope.within(self._current_lengths(txn, databases), allowed)
-            found = (postings(txn, databases, term, scope.blocks)[0] for term in terms)
-            return np.array([scope.idf(int(np.count_nonzero(scope.mask[rows]))) for rows in found], np.float32)
+
+            def holding(term: str) -> int:
+                if scope.whole:
+                    return count(txn, databases, term, scope.blocks)
+                return int(np.count_nonzero(scope.mask[postings(txn, databases, term, scope.blocks)[0]]))
+
+            return np.array([scope.idf(holding(term)) for term in terms], np.float32)
 
     def rows(self) -> Rows:
         """Every row held, int64, sorted."""

@@ -34,6 +34,7 @@ __all__ = [
     "Lengths",
     "content_sum",
     "content_sums",
+    "count",
     "inconsistent_rows",
     "postings",
     "replace",
@@ -99,9 +100,7 @@ def postings(
     Raises:
         IntegrityError: An entry is damaged.
     """
-    stem = _encoded(term)
-    get, database = txn.get, databases[POSTINGS]
-    found = [] if stem is None else [(b, v) for b in blocks if (v := get(_key(stem, b), db=database)) is not None]
+    found = _entries(txn, databases, term, blocks)
     packed = _words(b"".join(value for _, value in found))
     rows = (packed >> _ROW_SHIFT).astype(np.intp)
     start = 0
@@ -110,6 +109,19 @@ def postings(
         rows[start:end] += block * BLOCK
         start = end
     return rows, (packed & MAX_OCCURRENCES).astype(np.float32)
+
+
+def count(txn: Any, databases: Mapping[bytes, Any], term: str, blocks: Iterable[int]) -> int:
+    """How many passages of the given blocks hold a term. Raises IntegrityError for a damaged entry."""
+    return sum(len(_words(value)) for _, value in _entries(txn, databases, term, blocks))
+
+
+def _entries(
+    txn: Any, databases: Mapping[bytes, Any], term: str, blocks: Iterable[int]
+) -> list[tuple[int, memoryview]]:
+    stem = _encoded(term)
+    get, database = txn.get, databases[POSTINGS]
+    return [] if stem is None else [(b, v) for b in blocks if (v := get(_key(stem, b), db=database)) is not None]
 
 
 def replace(
