@@ -181,16 +181,18 @@ def fuse(
     moved = np.zeros(n)
     for name, weight in present.items():
         unit = max(lexical_ceiling, 1e-6) if name == "lexical" else 1.0
-        added = context[name] if context else np.zeros(n, np.float32)
         together, scale = standardise(
-            turn[name] + added,
+            turn[name] + context[name] if context else turn[name],
             prior_mean=weights.prior_mean[name] * unit,
             prior_std=weights.prior_std[name] * unit,
             prior_count=weights.prior_count,
         )
-        share = (added - (added.mean() if n else 0.0)) / scale.std
-        parts[name] = weight / total * (together - share)
-        moved += weight / total * share
+        if context:
+            added = context[name]
+            share = (added - (added.mean() if n else 0.0)) / scale.std
+            together -= share
+            moved += weight / total * share
+        parts[name] = weight / total * together
     received = np.zeros((n, 2))
     if pooled is not None:
         both = np.stack([sum(parts.values(), start=np.zeros(n)), moved], axis=1)
