@@ -211,8 +211,8 @@ def _close(state: _State, places: NDArray[np.int32], vector: NDArray[np.float32]
         scores = scores.take(places)
     else:
         scores, lost = _approximate(state.codes.take(places, axis=0), state.scale.take(places), vector)
-    bound = state.error.take(places)
-    bound += np.float32(lost + _ROUNDING)
+    error = state.error.take(places)
+    bound = error + np.float32(lost) * (1 + error) + np.float32(_ROUNDING)  # codes stand for no more than 1 + error
     lower = scores - bound
     lower.partition(len(lower) - k)
     scores += bound
@@ -222,13 +222,12 @@ def _close(state: _State, places: NDArray[np.int32], vector: NDArray[np.float32]
 def _approximate(
     codes: NDArray[np.int8], scale: NDArray[np.float32], vector: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], float]:
-    """Scores from codes, float32 [n], with the query in two digits; and the most that these lose of any score."""
+    """Scores from codes, float32 [n], with the query in two digits; and the length of what these lose of it."""
     unit = max(float(np.abs(vector).max()), 1e-12) / _DIGIT
-    first = np.rint(vector / unit)
-    second = np.rint((vector / unit - first) * _SECOND_DIGIT)
-    lost = 1.05 * float(
-        np.linalg.norm(vector - (first + second / _SECOND_DIGIT) * unit)
-    )  # no row is longer than that
+    exact = vector.astype(np.float64) / unit
+    first = np.rint(exact)
+    second = np.rint((exact - first) * _SECOND_DIGIT)
+    lost = unit * float(np.linalg.norm(exact - first - second / _SECOND_DIGIT))
     products = integer_products(codes, np.stack([first, second], axis=1).astype(np.int8))
     scores = products[:, 1].astype(np.float32)
     scores *= np.float32(1 / _SECOND_DIGIT)
