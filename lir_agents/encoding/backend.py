@@ -23,7 +23,8 @@ from lir_agents.encoding.checkpoint import Checkpoint
 from lir_agents.encoding.fingerprint import combine, weights_sha256
 from lir_agents.encoding.model import Forward, load_forward, load_plain, pad_id
 from lir_agents.encoding.openvino_export import MODEL_FILE, convert, save
-from lir_agents.encoding.openvino_forward import OpenVinoForward, openvino, processor
+from lir_agents.encoding.openvino_forward import OpenVinoForward
+from lir_agents.encoding.openvino_graphs import openvino, processor
 from lir_agents.encoding.probe import Probe, disagreement
 from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype
 from lir_agents.errors import ConfigError
@@ -36,7 +37,7 @@ __all__ = ["Backend", "BackendName", "Chosen", "choose_forward"]
 BackendName = Literal["torch", "openvino"]
 Backend = Literal["auto", "torch", "openvino"]
 
-_SCHEME = 1
+_SCHEME = 2
 """Raised when what is converted, or how it is tried, changes."""
 _NOTE_AFTER_S = 2.0
 _CHOOSING = Lock()
@@ -144,7 +145,7 @@ class _Choice:
         if model is None or (chosen.name == "torch" and not (forced and record["agrees"])):
             return None, chosen
         try:
-            return self._openvino(model), chosen
+            return self._openvino(model, together=record["steady"]), chosen
         except RuntimeError as error:
             return None, Chosen("torch", f"openvino cannot read its model: {_short(error)}")
 
@@ -155,6 +156,7 @@ class _Choice:
             converted = convert(model)
             fast = self._openvino(converted)
             against = disagreement(probe, as_torch(_dtype("float32")), fast)
+            steady = against is None and fast.steady([one.ids for one in (*probe.questions, *probe.passages)])
         except Exception as error:  # noqa: BLE001  of an architecture it does not know, a converter says so in many ways
             converted, against = None, f"openvino cannot convert it: {_short(error)}"
         if against is not None:
@@ -163,7 +165,7 @@ class _Choice:
         taken = probe.race({"torch": as_torch(choose_dtype(self.target, self.precision)), "openvino": fast})
         name: BackendName = "openvino" if taken["openvino"] <= taken["torch"] else "torch"
         reason = f"a question takes {taken['openvino']:.1f} ms in openvino, {taken['torch']:.1f} ms in torch"
-        record = {"name": name, "reason": reason, "agrees": True}
+        record = {"name": name, "reason": reason, "agrees": True, "steady": steady}
         return self._keep(entry, record, partial(save, converted)), converted
 
     def _keep(self, entry: Path, record: dict[str, Any], write: Callable[[Path], None]) -> dict[str, Any]:
@@ -173,7 +175,7 @@ class _Choice:
             _log.warning("The converted encoder is not kept, and made again by the next process: %s", error)
         return record
 
-    def _openvino(self, model: Any) -> Forward:
+    def _openvino(self, model: Any, *, together: bool = False) -> OpenVinoForward:
         return OpenVinoForward(
             model,
             bfloat16=self._bfloat16,
@@ -181,6 +183,7 @@ class _Choice:
             max_tokens=self.checkpoint.max_tokens,
             pad_id=pad_id(self.checkpoint),
             threads=self.threads,
+            together=together,
         )
 
     @property

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lir_agents.encoding.openvino_forward import openvino
+from lir_agents.encoding.openvino_graphs import openvino
 
 __all__ = ["MODEL_FILE", "convert", "save"]
 
