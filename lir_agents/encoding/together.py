@@ -141,7 +141,7 @@ class Together(Generic[K, A, R]):
             self._line = [one for one in self._line if one is not mine]
             if not mine.leads:
                 return
-            others = [one for one in mine.group if not one.gone]
+            others, mine.group = [one for one in mine.group if not one.gone], []
             self._line[:0] = [
                 one for one in others if not one.done
             ]  # a signal ended the run: they lead one of theirs
