@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -146,7 +146,13 @@ class SideCalls:
 
 def _ended(future: Future[T], timeout_s: float) -> bool:
     """Whether it ended in time; apart from its result, because a call may itself raise TimeoutError."""
-    return bool(wait([future], timeout=max(0.0, timeout_s)).done)
+    try:
+        future.exception(max(0.0, timeout_s))  # `wait` would take seven times as long to wake up
+    except TimeoutError:
+        return future.done()
+    except CancelledError:
+        return True
+    return True
 
 
 @atexit.register

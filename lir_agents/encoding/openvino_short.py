@@ -24,14 +24,15 @@ __all__ = ["ShortRows"]
 
 Ids = NDArray[np.int64]
 Hidden = NDArray[np.float32]
+_Call = tuple[int, int]  # rows, length in tokens
 _Shape = tuple[int, int, int]  # rows, length in tokens, lanes
 _log = logging.getLogger(__name__)
 
-_LENGTHS: Final[Mapping[int, Sequence[int]]] = {1: (32, 64), 2: (48, 80)}
-"""Rows of a call to the lengths that there are graphs for. No length stands twice: it tells the rows of a call."""
-_SHARED: Final[Mapping[int, Sequence[int]]] = {32: (1, 4), 48: (2, 4)}
-"""Lengths to the rows of the graphs for callers that meet: one call's, and as many as are worth it. Calls of other
-lengths are rare, and go one by one."""
+_LENGTHS: Final[Mapping[int, Sequence[int]]] = {1: (32, 64), 2: (32, 48, 80)}
+"""Rows of a call to the lengths that there are graphs for."""
+_SHARED: Final[Mapping[_Call, Sequence[int]]] = {(1, 32): (1, 4), (2, 32): (2, 4), (2, 48): (2, 4)}
+"""Calls to the rows of the graphs for callers that meet: one call's, and as many as are worth it. Other calls are
+rare, and go one by one."""
 _MOST_LANES: Final = 8
 
 
@@ -49,7 +50,7 @@ class ShortRows:
         self._max_tokens = max_tokens
         self._shared = _SHARED if together else {}
         self._lanes = min(model.threads, _MOST_LANES)
-        self._line: Together[int, Sequence[Ids], Sequence[Hidden]] = Together(
+        self._line: Together[_Call, Sequence[Ids], Sequence[Hidden]] = Together(
             self._run, self._most, at_once=max(1, self._lanes // 2), lanes=self._lanes
         )
         self._graphs: dict[_Shape, OneShape] = {}
@@ -69,11 +70,11 @@ class ShortRows:
             rows: One or two.
             length: What :meth:`length` says of them.
         """
-        return self._line(length, rows)
+        return self._line((len(rows), length), rows)
 
     def steady(self, rows: Sequence[Ids]) -> bool:
         """Whether rows get the same hidden states, to the bit, alone with all threads and among others with one."""
-        for length, sizes in _SHARED.items():
+        for (_, length), sizes in _SHARED.items():
             short = [row for row in rows if len(row) <= length <= self._max_tokens]
             for at in range(0, len(short), sizes[-1]):
                 group = short[at : at + sizes[-1]]
@@ -85,13 +86,13 @@ class ShortRows:
                         return False
         return True
 
-    def _most(self, length: int) -> int:
-        sizes = self._shared.get(length, (1,))
+    def _most(self, call: _Call) -> int:
+        sizes = self._shared.get(call, (1,))
         return sizes[-1] // sizes[0]
 
-    def _run(self, length: int, calls: Sequence[Sequence[Ids]], crowded: bool) -> list[Sequence[Hidden]]:
-        rows, each = [row for call in calls for row in call], len(calls[0])
-        size = next((size for size in self._shared.get(length, ()) if size >= len(rows)), 0)
+    def _run(self, call: _Call, calls: Sequence[Sequence[Ids]], crowded: bool) -> list[Sequence[Hidden]]:
+        (each, length), rows = call, [row for one in calls for row in one]
+        size = next((size for size in self._shared.get(call, ()) if size >= len(rows)), 0)
         together = self._if_there((size, length, self._lanes)) if crowded and size else None
         if together is None:
             alone = self._compiled((each, length, 1))

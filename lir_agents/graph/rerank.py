@@ -60,10 +60,7 @@ def _met(rooms: Rooms, tokens: NDArray[np.float32], rows: Rows, parts: Parts) ->
                     "gave other passages", store="tokens", operation="gather", remedy="Run `lir doctor`."
                 )
             found.append(meet(tokens, stored))
-    if len(found) == 1:
-        return found[0]
-    counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(maxima.offsets) for maxima in found)])
-    return Maxima(np.concatenate([maxima.blocks for maxima in found]), np.cumsum(counts))
+    return found[0] if len(found) == 1 else Maxima.concatenate(found)
 
 
 def rank(

@@ -17,7 +17,7 @@ from lir_agents.codes import TokenCodec, quantise_int8
 from lir_agents.ranking import native
 from lir_agents.threads import product
 
-__all__ = ["Kernel", "best_kernel", "block_maxima", "similarities"]
+__all__ = ["Kernel", "best_kernel", "block_maxima", "segment_maxima", "similarities"]
 
 Kernel: TypeAlias = Literal["exact", "native"]
 
@@ -32,8 +32,8 @@ def best_kernel() -> Kernel:
 
 def block_maxima(
     query: NDArray[np.float32], tokens: PackedTokens | LentTokens, block: int, kernel: Kernel | None = None
-) -> NDArray[np.float32]:
-    """The largest similarity of each query token within each block of each passage.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The largest similarity of each query token within each block, and within each whole passage.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised, q_len >= 1.
@@ -42,7 +42,8 @@ def block_maxima(
         kernel: Which kernel; None for the fastest here. Vectors that are no codes are always compared exactly.
 
     Returns:
-        float32 [blocks, q_len], cosines in [-1, 1] up to rounding; the blocks of a passage lie side by side.
+        float32 [blocks, q_len], cosines in [-1, 1] up to rounding; the blocks of a passage lie side by side. And
+        float32 [n, q_len], -1 where a passage has no tokens.
     """
     if tokens.codec is not None and (kernel or best_kernel()) == "native":
         lent = tokens.lent() if isinstance(tokens, PackedTokens) else tokens
@@ -51,7 +52,18 @@ def block_maxima(
     counts = -(-packed.lengths // block)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = np.repeat(packed.offsets[:-1], counts) + block * within
-    return np.maximum.reduceat(similarities(query, packed), starts, axis=0)
+    blocks = np.maximum.reduceat(similarities(query, packed), starts, axis=0)
+    return blocks, segment_maxima(blocks, np.cumsum([0, *counts.tolist()]), -1.0)
+
+
+def segment_maxima(values: NDArray[np.float32], offsets: NDArray[np.int64], absent: float) -> NDArray[np.float32]:
+    """The largest of `values[offsets[i]:offsets[i + 1]]` along the first axis, `absent` where there are none."""
+    out = np.full((len(offsets) - 1, *values.shape[1:]), absent, np.float32)
+    # Empty ranges share their start with the next one: leaving them out keeps every segment exact.
+    present = np.flatnonzero(np.diff(offsets) > 0)
+    if len(present):
+        out[present] = np.maximum.reduceat(values, offsets[present], axis=0)
+    return out
 
 
 def similarities(query: NDArray[np.float32], packed: PackedTokens) -> NDArray[np.float32]:

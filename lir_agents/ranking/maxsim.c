@@ -282,9 +282,11 @@ PUBLIC int64_t lir_depth(int64_t bits, int64_t width) { return 8 / bits * ((widt
 /* passages: the address of the first token of each; lengths: tokens of each, 0 is allowed.
    digits: int8 [queries][lir_depth], zero where a plane is wider than the token; scales: float32 [queries].
    out: float32 [sum of ceil(length / block)][queries], a block's largest (2 c - levels) . digits * scale.
+   whole: float32 [count][queries], the largest of a passage's blocks; what stood there where it has none.
    path: 0 to lir_best_path. block: a multiple of 8 that divides 48. Returns 0, or -1 where there is no memory. */
 PUBLIC int lir_block_maxima(int path, const uint8_t *const *passages, const int64_t *lengths, int64_t count, int bits,
-                            int width, const int8_t *digits, const float *scales, int queries, int block, float *out) {
+                            int width, const int8_t *digits, const float *scales, int queries, int block, float *out,
+                            float *whole) {
     Plan plan = {bits, 8 / bits, width, 0, (int)lir_depth(bits, width), queries, (queries + TILE - 1) / TILE, digits, 0};
     plan.lane = plan.depth / plan.planes;
     const size_t line = (size_t)plan.tiles * TILE, unpacked = (size_t)GROUP * plan.depth;
@@ -299,7 +301,7 @@ PUBLIC int lir_block_maxima(int path, const uint8_t *const *passages, const int6
     TileConfig before;
     if (path == AMX) take_tiles(&before);
 #endif
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++, whole += queries)
         for (int64_t from = 0; from < lengths[i]; from += GROUP) {
             const int held = (int)(lengths[i] - from < GROUP ? lengths[i] - from : GROUP);
             const int rows = (held + block - 1) / block * block;
@@ -308,7 +310,11 @@ PUBLIC int lir_block_maxima(int path, const uint8_t *const *passages, const int6
             paths[path].products(&plan, a, rows, c);
             for (int r = 0; r < rows; r += block) {
                 paths[path].largest(&plan, c + r * line, block, best);
-                for (int q = 0; q < queries; q++) *out++ = (float)(2 * best[q] - less[q]) * scales[q];
+                const int first = from + r == 0;
+                for (int q = 0; q < queries; q++, out++) {
+                    *out = (float)(2 * best[q] - less[q]) * scales[q];
+                    whole[q] = first || *out > whole[q] ? *out : whole[q];
+                }
             }
         }
 #ifdef X86

@@ -11,6 +11,7 @@ the query meet together (evidence at the level of passages: Callan, SIGIR 1994).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens
-from lir_agents.ranking.kernels import Kernel, block_maxima
+from lir_agents.ranking.kernels import Kernel, block_maxima, segment_maxima
 from lir_agents.threads import product
 
 __all__ = ["ABSENT", "BLOCK_TOKENS", "Maxima", "maxsim", "meet"]
@@ -32,24 +33,31 @@ BLOCK_TOKENS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Maxima:
-    """What query tokens found in n passages: the largest similarity of each within each block.
+    """What query tokens found in n passages: the largest similarity of each.
 
     Attributes:
-        blocks: float32 [m, q_len] in [-1, 1]; the blocks of a passage lie side by side, the last may be short.
+        passages: float32 [n, q_len] in [-1, 1], within each passage; `ABSENT` where it has no tokens.
+        blocks: float32 [m, q_len], within each block; the blocks of a passage lie side by side, the last may be
+            short.
         offsets: int64 [n + 1]; passage i has the blocks `offsets[i]:offsets[i + 1]`, none where it has no tokens.
     """
 
+    passages: NDArray[np.float32]
     blocks: NDArray[np.float32]
     offsets: NDArray[np.int64]
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Maxima]) -> Maxima:
+        """The same of several packs, one after the other. Raises ValueError on an empty sequence."""
+        counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)])
+        passages, blocks = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("passages", "blocks")
+        )
+        return cls(passages, blocks, np.cumsum(counts))
+
     def of(self, tokens: slice) -> Maxima:
         """The same for some of the query's tokens."""
-        return Maxima(self.blocks[:, tokens], self.offsets)
-
-    @property
-    def passages(self) -> NDArray[np.float32]:
-        """The largest similarity of each query token within each passage: float32 [n, q_len]."""
-        return self._largest(self.blocks)
+        return Maxima(self.passages[:, tokens], self.blocks[:, tokens], self.offsets)
 
     def maxsim(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The (weighted) mean of what each token found in a passage.
@@ -60,12 +68,11 @@ class Maxima:
         Returns:
             float32 [n] in [-1, 1]: `maxsim_score` as the paper has it.
         """
-        return self._mean(self.passages, weights)
+        return _mean(self.passages, weights)
 
     def best_block(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """`maxsim` of the block that has the largest: float32 [n] in [-1, 1], never above `maxsim`."""
-        best: NDArray[np.float32] = self._largest(self._mean(self.blocks, weights)[:, None])[:, 0]
-        return best
+        return segment_maxima(_mean(self.blocks, weights), self.offsets, float(ABSENT))
 
     def score(self, weights: NDArray[np.float32] | None = None, *, block_share: float) -> NDArray[np.float32]:
         """`maxsim` and `best_block`, the latter with a share in [0, 1]: float32 [n] in [-1, 1]."""
@@ -74,20 +81,13 @@ class Maxima:
         both = (1 - block_share) * self.maxsim(weights) + block_share * self.best_block(weights)
         return np.asarray(both, np.float32)
 
-    def _mean(self, maxima: NDArray[np.float32], weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        if maxima.shape[1] == 0:
-            return np.zeros(len(maxima), np.float32)
-        if weights is None or not np.any(weights > 0):
-            return np.asarray(maxima.mean(axis=1), np.float32)
-        return product(maxima, (weights / weights.sum()).astype(np.float32))
 
-    def _largest(self, of_blocks: NDArray[np.float32]) -> NDArray[np.float32]:
-        out = np.full((len(self.offsets) - 1, of_blocks.shape[1]), ABSENT, np.float32)
-        # Empty ranges share their start with the next passage: leaving them out keeps every segment exact.
-        present = np.flatnonzero(np.diff(self.offsets) > 0)
-        if len(present) and of_blocks.shape[1]:
-            out[present] = np.maximum.reduceat(of_blocks, self.offsets[present], axis=0)
-        return out
+def _mean(maxima: NDArray[np.float32], weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if maxima.shape[1] == 0:
+        return np.zeros(len(maxima), np.float32)
+    if weights is None or not np.any(weights > 0):
+        return np.asarray(maxima.mean(axis=1), np.float32)
+    return product(maxima, (weights / weights.sum()).astype(np.float32))
 
 
 def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kernel: Kernel | None = None) -> Maxima:
@@ -101,8 +101,10 @@ def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kerne
     counts = -(-tokens.lengths // BLOCK_TOKENS)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     if len(query) == 0 or offsets[-1] == 0:
-        return Maxima(np.zeros((int(offsets[-1]), len(query)), np.float32), offsets)
-    return Maxima(block_maxima(query, tokens, BLOCK_TOKENS, kernel), offsets)
+        nothing = np.full((len(tokens), len(query)), ABSENT, np.float32)
+        return Maxima(nothing, np.zeros((int(offsets[-1]), len(query)), np.float32), offsets)
+    blocks, passages = block_maxima(query, tokens, BLOCK_TOKENS, kernel)
+    return Maxima(passages, blocks, offsets)
 
 
 def maxsim(

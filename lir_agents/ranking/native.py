@@ -30,7 +30,7 @@ def _library() -> Any:
     library.lir_depth.argtypes, library.lir_depth.restype = [long, long], long
     library.lir_block_maxima.argtypes = [
         *(number, pointer, pointer, long, number, number),
-        *(pointer, pointer, number, number, pointer),
+        *(pointer, pointer, number, number, pointer, pointer),
     ]
     return library
 
@@ -56,8 +56,8 @@ def block_maxima(
     scales: NDArray[np.float32],
     block: int,
     path: str | None = None,
-) -> NDArray[np.float32]:
-    """The largest similarities within each block; other threads run meanwhile.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The largest similarities within each block and passage; other threads run meanwhile.
 
     Args:
         tokens: Passages with codes.
@@ -67,16 +67,18 @@ def block_maxima(
         path: One of `paths()`; None for the fastest.
 
     Returns:
-        float32 [blocks, q_len]; a passage of n tokens has ceil(n / block) of them.
+        float32 [blocks, q_len], where a passage of n tokens has ceil(n / block) of them; and float32 [n, q_len], -1
+        where a passage has no tokens.
     """
     chosen = paths()[-1] if path is None else path
     addresses, lengths = np.ascontiguousarray(tokens.addresses, np.int64), np.ascontiguousarray(tokens.lengths)
     found = np.empty((int((-(-lengths // block)).sum()), len(digits)), np.float32)
+    whole = np.full((len(lengths), len(digits)), -1, np.float32)
     failed = _library().lir_block_maxima(
         *(_PATHS.index(chosen), addresses.ctypes.data, lengths.ctypes.data, len(lengths)),
         *(tokens.codec.bits, tokens.codec.width, digits.ctypes.data, scales.ctypes.data),
-        *(len(digits), block, found.ctypes.data),
+        *(len(digits), block, found.ctypes.data, whole.ctypes.data),
     )
     if failed:
         raise MemoryError("no memory to compare token vectors in")
-    return found
+    return found, whole

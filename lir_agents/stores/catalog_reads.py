@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+_NAMES_AT_ONCE = 200
 
 
 def digests(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
@@ -77,13 +78,19 @@ def rows_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Row
 def rows_by_passage_id(connection: sqlite3.Connection, passage_ids: Sequence[str]) -> dict[str, int]:
     """The row of each passage id of a committed version, current or not."""
     query = (
-        "SELECT p.row FROM document d JOIN version v ON v.document = d.number"
-        " JOIN passage p ON p.version = v.number"
-        " WHERE d.id = ? AND v.version = ? AND p.ordinal = ? AND v.born IS NOT NULL"
+        "WITH wanted(id, version, ordinal) AS (VALUES {})"
+        " SELECT w.id, w.version, w.ordinal, p.row FROM wanted w CROSS JOIN document d ON d.id = w.id"
+        " CROSS JOIN version v ON v.document = d.number AND v.version = w.version"
+        " CROSS JOIN passage p ON p.version = v.number AND p.ordinal = w.ordinal WHERE v.born IS NOT NULL"
     )
-    parsed = ((name, parse_passage_id(name)) for name in dict.fromkeys(passage_ids))
-    found = ((name, connection.execute(query, parts).fetchone()) for name, parts in parsed if parts)
-    return {name: row[0] for name, row in found if row}
+    parsed = [parts for name in dict.fromkeys(passage_ids) if (parts := parse_passage_id(name))]
+    found: dict[str, int] = {}
+    for start in range(0, len(parsed), _NAMES_AT_ONCE):
+        some = parsed[start : start + _NAMES_AT_ONCE]
+        marks = ",".join(["(?,?,?)"] * len(some))
+        rows = connection.execute(query.format(marks), [value for parts in some for value in parts])
+        found |= {passage_id(document, version, ordinal): row for document, version, ordinal, row in rows}
+    return found
 
 
 def passages(connection: sqlite3.Connection, rows: Rows) -> list[Passage]:

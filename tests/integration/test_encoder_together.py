@@ -85,11 +85,12 @@ def opened(precision: str | None = None) -> TransformerEncoder:
 def met(encoder: TransformerEncoder, threads: ThreadPoolExecutor) -> None:
     """Callers have met: every graph that they may share is there."""
     rows, end = short_rows(encoder), time.monotonic() + 60
-    wanted = {(size, length, 2) for length, sizes in rows._shared.items() for size in sizes}
-    pair = QueryText("and how many days?", "how many days of leave does a person have")
+    wanted = {(size, length, 2) for (_, length), sizes in rows._shared.items() for size in sizes}
+    single, short, long = ([QueryText("how many?")], *([QueryText("who?", "how " * n)] * 2 for n in (3, 36)))
     while not wanted <= rows._graphs.keys():
         assert time.monotonic() < end
-        list(threads.map(encoder.encode_queries, [[QueryText("how many?")], [QueryText("and who?"), pair]] * 16))
+        for call in (single, short, long):
+            list(threads.map(encoder.encode_queries, [call] * 16))
 
 
 @pytest.fixture(scope="module", params=[None, "float32"])

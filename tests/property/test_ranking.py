@@ -115,8 +115,12 @@ def test_every_way_through_the_compiled_loop_gives_the_integers_of_the_definitio
         wanted += [products[at : at + block].max(axis=0) for at in range(0, len(products), block)]
     packed, ones = PackedTokens.pack(matrices, codec), np.ones(q_len, np.float32)
     for path in native.paths():
-        found = native.block_maxima(packed.lent(), planes, ones, block, path)
-        np.testing.assert_array_equal(found, np.array(wanted, np.float32).reshape(-1, q_len))
+        blocks, passages = native.block_maxima(packed.lent(), planes, ones, block, path)
+        np.testing.assert_array_equal(blocks, np.array(wanted, np.float32).reshape(-1, q_len))
+        ends = np.cumsum([0, *(-(-n // block) for n in lengths)])
+        for i, (start, end) in enumerate(pairwise(ends.tolist())):
+            expected = blocks[start:end].max(axis=0) if end > start else -np.ones(q_len)
+            np.testing.assert_array_equal(passages[i], expected)
 
 
 @pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
@@ -274,7 +278,10 @@ def test_blocks_are_the_maxima_of_similarities(seed, lengths, q_len, dim, bits):
     packed = pack(matrices, bits)
     products = similarities(query, packed)
     best = np.array([products[a:b].max(0, initial=-np.inf) for a, b in pairwise(packed.offsets) if b > a])
-    np.testing.assert_array_equal(block_maxima(query, packed, 48, "exact"), best)
+    blocks, passages = block_maxima(query, packed, 48, "exact")
+    np.testing.assert_array_equal(blocks, best)
+    np.testing.assert_array_equal(passages[packed.lengths > 0], best)
+    assert (passages[packed.lengths == 0] == ABSENT).all()
 
 
 # ---------------------------------------------------------------- fusion
