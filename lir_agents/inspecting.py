@@ -33,8 +33,8 @@ Mend = Literal["rebuild", "rows", "forget", ""]
 _CHUNK: Final = 1024
 _SAMPLE: Final = 16
 _ALIKE: Final = 0.9
-"""Mean cosine of a passage's token vectors, stored and encoded again: int8 and another backend keep it above .98,
-another model or another text is far below."""
+"""Mean cosine of a passage's token codes, stored and made again: another backend keeps it above .98, another model
+or another text is far below."""
 _NEXT: Final = {
     "catalog": "The catalog is the truth and can be made from nothing else: restore the directory from a backup, "
     "or ingest again into a new one.",

@@ -94,7 +94,8 @@ def _readable(name: str, value: Any) -> str:
 
 def doctor(index_dir: Path | None, *, repair: bool = False, as_json: bool) -> int:
     """Runs every check, mends what it may, says what each found; 1 if anything is still wrong."""
-    findings = [_run("python", _python), _run("libraries", _libraries), _run("bundled encoder", _encoder)]
+    parts = {"python": _python, "libraries": _libraries, "scoring": _scoring, "bundled encoder": _encoder}
+    findings = [_run(name, check) for name, check in parts.items()]
     report = None
     if index_dir is not None:
         found, report = _index(index_dir, repair=repair)
@@ -138,6 +139,14 @@ def _libraries() -> str:
     names = ("torch", "chromadb", "lmdb", "sentence_transformers", "langgraph", "Stemmer", "selectolax", "pypdf")
     loaded = [(name, getattr(import_module(name), "__version__", "")) for name in names]
     return ", ".join(f"{name} {version}".strip() for name, version in loaded)
+
+
+def _scoring() -> str:
+    from lir_agents.ranking import native
+
+    if paths := native.paths():
+        return f"compiled, by {paths[-1]}"
+    return "in torch, slower: the package was built without a C compiler. Install it again where there is one"
 
 
 def _encoder() -> str:
