@@ -36,6 +36,8 @@ _SEGMENT_BYTES = 1 << 20
 _SMALL_BYTES = _SEGMENT_BYTES // 4
 _AT_ONCE_BYTES = 16 * _SEGMENT_BYTES
 """Of segments written anew in one transaction."""
+_LARGEST_PAGE = 1 << 16
+"""LMDB's, in bytes: a larger value has pages of its own, which stay where they are until it is deleted."""
 _MEMBER = np.dtype([("row", "<u8"), ("count", "<u4")])
 
 
@@ -222,10 +224,15 @@ class LmdbTokens:
         mapping, known = self._known
         if mapping != self._file.mapping:
             self._known = mapping, known = self._file.mapping, {}
+        found = []
         for segment in segments:
-            if segment not in known:
-                known[segment] = _span(txn.get(_key(segment), db=database))
-        return [known[segment] for segment in segments]
+            span = known.get(segment)
+            if span is None:
+                span = _span(txn.get(_key(segment), db=database))
+                if span[1] > _LARGEST_PAGE:  # what shares a page with others moves when they change
+                    known[segment] = span
+            found.append(span)
+        return found
 
     def _damaged(self) -> list[int]:
         with self._file.reading("verify") as (txn, databases):
