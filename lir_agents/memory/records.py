@@ -74,14 +74,16 @@ class Entry:
     def from_value(cls, key: str, value: Mapping[str, Any]) -> Entry:
         """Reads what `to_value` wrote. Raises KeyError, TypeError, ValueError or OverflowError on anything else."""
         kind, confidence, output = value["kind"], float(value.get("confidence", 1.0)), value.get("output")
-        if kind not in _KINDS or not 0.0 <= confidence <= 1.0 or not isinstance(output, Mapping | None):
+        if kind not in _KINDS or not 0.0 <= confidence <= 1.0:
+            raise ValueError("memory did not write this entry")
+        if output is not None and not isinstance(output, Mapping):
             raise ValueError("memory did not write this entry")
         if isinstance(value["passage_ids"], str):
             raise TypeError("passage_ids is one string")
         return cls(
             kind=kind,
             text=str(value["text"]),
-            passage_ids=tuple(str(name) for name in value["passage_ids"]),
+            passage_ids=tuple(map(str, value["passage_ids"])),
             at=datetime.fromtimestamp(float(value["at"]), UTC),
             expires=datetime.fromtimestamp(float(value["expires"]), UTC),
             tool=str(value.get("tool", "")),

@@ -221,10 +221,11 @@ def test_codes_stand_for_what_was_coded(seed, n, dim, bits):
     codes = codec.encode(vectors)
     assert codes.dtype == np.uint8
     assert codes.shape == (n, -(-dim * bits // 8))
-    # Within half a step where a coordinate lies within the range, else at its end.
+    # The nearest code or, in 2 and 4 bits, the one behind it where a coordinate lies between two.
     turned, stands_for = codec.rotate(vectors), codec.unpack(codes)
     inside = np.clip(turned, -codec.levels * codec.half_step, codec.levels * codec.half_step)
-    assert (np.abs(stands_for - inside) <= codec.half_step * 1.001 + 1e-6).all()
+    furthest = 1.0 if bits == 8 else 1.5
+    assert (np.abs(stands_for - inside) <= furthest * codec.half_step * 1.001 + 1e-6).all()
     np.testing.assert_allclose(codec.rotate(codec.decode(codes)), stands_for, atol=1e-5)
     assert np.array_equal(codec.encode(codec.decode(codes)), codes), "coding again changes nothing"
 
@@ -245,6 +246,15 @@ def test_codes_lose_no_more_than_their_bits_must(bits, most):
     for vectors in (unit(rng, 2000, 384), spiky / np.linalg.norm(spiky, axis=1, keepdims=True)):
         error = codec.decode(codec.encode(vectors.astype(np.float32))) - vectors
         assert (error**2).sum(axis=1).mean() <= most
+
+
+@pytest.mark.parametrize(("bits", "kept", "spread"), [(8, 1.0, 1e-3), (4, 0.989, 2e-3), (2, 0.882, 0.02)])
+def test_the_codes_of_a_vector_keep_its_product_with_itself(bits, kept, spread):
+    """Left to the nearest codes alone, it would spread by .0086 with 4 bits and by .018 with 2."""
+    codec, vectors = TokenCodec(384, bits), unit(np.random.default_rng(1), 2000, 384)
+    products = (codec.unpack(codec.encode(vectors)) * codec.rotate(vectors)).sum(axis=1)
+    assert abs(products.mean() - kept) < spread
+    assert products.std() < spread
 
 
 def test_the_codes_of_a_vector_never_change():
