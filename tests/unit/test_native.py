@@ -72,3 +72,10 @@ def test_the_library_is_compiled_from_what_is_here(monkeypatch, tmp_path):
     loads = f"import ctypes; print(ctypes.CDLL({str(target)!r}).lir_best_path() >= 0)"
     done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_looking_into_a_store_does_not_load_torch():
+    """`lir doctor` starts a process for each store: seconds, if it loaded what only scoring needs."""
+    looks = "import sys, lir_agents.stores.tokens, lir_agents.stores.probe; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", looks], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
