@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -38,6 +39,7 @@ _AT_ONCE_BYTES = 16 * _SEGMENT_BYTES
 """Of segments written anew in one transaction."""
 _LARGEST_PAGE = 1 << 16
 """LMDB's, in bytes: a larger value has pages of its own, which stay where they are until it is deleted."""
+_LARGEST_NUMBER = 2**32 - 1
 _MEMBER = np.dtype([("row", "<u8"), ("count", "<u4")])
 
 
@@ -47,7 +49,7 @@ class LmdbTokens:
     def __init__(self, layout: TokenLayout, file: MappedFile) -> None:
         self._layout = layout
         self._file = file
-        self._known: tuple[int, dict[int, tuple[int, int]]] = -1, {}
+        self._known: tuple[tuple[int, int], dict[int, tuple[int, int]]] = (-1, -1), {}
 
     @classmethod
     def open(
@@ -106,7 +108,8 @@ class LmdbTokens:
         self._layout.check(rows, tokens, pooled)
         drafts, bounds = self._layout.drafts(pooled), tokens.offsets.tolist()
         last = {row: i for i, row in enumerate(rows.tolist())}
-        data = np.asarray(tokens.data, np.uint8)
+        data = np.ascontiguousarray(tokens.data, np.uint8)
+        drafts["codes"] = [crc32(data[start:end].data) for start, end in pairwise(bounds)]
         new = [(row, drafts[i : i + 1], data[bounds[i] : bounds[i + 1]]) for row, i in sorted(last.items())]
 
         def change(txn: Any, databases: dict[bytes, Any]) -> None:
@@ -221,9 +224,10 @@ class LmdbTokens:
 
     def _spans(self, txn: Any, database: Any, segments: Sequence[int]) -> list[tuple[int, int]]:
         """Where segments begin, and how many bytes they have."""
-        mapping, known = self._known
-        if mapping != self._file.mapping:
-            self._known = mapping, known = self._file.mapping, {}
+        # Of one state of the file only: a segment that is gone must be missed, not read where it was.
+        state, known = self._known
+        if state != (self._file.mapping, txn.id()):
+            self._known = state, known = (self._file.mapping, txn.id()), {}
         found = []
         for segment in segments:
             span = known.get(segment)
@@ -264,15 +268,15 @@ class _Change:
         self._txn, self._databases, self._layout = txn, databases, layout
 
     def append(self, new: Sequence[tuple[int, Entries, NDArray[np.uint8]]]) -> None:
-        """Puts rows, ascending, with their entries [1] and codes, into new segments."""
-        segment = int.from_bytes(self._txn.get(_STATE, db=self._databases[_STATE]) or b"", "big")
+        """Puts rows, ascending, with their entries [1] and codes, into new segments. The checksum of the codes is
+        the one they were put with: a new one would vouch for what was damaged since."""
+        segment = self._newest()
         values: list[tuple[bytes, bytes]] = []
         for part in portions(new, lambda one: one[2].nbytes, _SEGMENT_BYTES):
             segment, first = segment + 1, 0
             for row, entry, codes in part:
                 entry = entry.copy()
                 entry["segment"], entry["first"], entry["count"] = segment, first, len(codes)
-                entry["codes"] = crc32(codes.tobytes())
                 values.append((_key(row), self._layout.sealed(row, entry)))
                 first += len(codes)
             members = np.array([(row, len(codes)) for row, _, codes in part], _MEMBER)
@@ -298,7 +302,7 @@ class _Change:
                 self._drop(segment)
                 continue
             self._txn.put(_key(segment), kept.tobytes(), db=self._databases[_MEMBERS])
-            if 2 * int(kept["count"].sum()) * self._layout.codec.width < len(self._codes(segment)):
+            if self._sparse(segment, kept) and all(self.whole(*one) for one in self._alive(segment)):
                 sparse.append(segment)
         self.renew(sparse)
 
@@ -312,6 +316,18 @@ class _Change:
                 alive.append((row, np.array([entry]), codes[first : first + int(entry["count"])]))
             self._drop(segment)
         self.append(sorted(alive, key=lambda one: one[0]))
+
+    def _sparse(self, segment: int, kept: NDArray[Any]) -> bool:
+        return 2 * int(kept["count"].sum()) * self._layout.codec.width < len(self._codes(segment))
+
+    def _newest(self) -> int:
+        """The number of the newest segment. A record that is damaged must not make one overwrite another."""
+        recorded = int.from_bytes(self._txn.get(_STATE, db=self._databases[_STATE]) or b"", "big")
+        numbers = [recorded if recorded < _LARGEST_NUMBER else 0]
+        for name in (_SEGMENTS, _MEMBERS):
+            cursor = self._txn.cursor(self._databases[name])
+            numbers += [int.from_bytes(cursor.key(), "big")] if cursor.last() else []
+        return max(numbers)
 
     def live(self, segment: int) -> int:
         """Tokens of a segment that rows point to."""

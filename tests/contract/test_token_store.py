@@ -450,3 +450,52 @@ def test_small_segments_are_found_again_wherever_their_page_moves(tmp_path: Path
             store.delete(np.array([row - 1]))
     assert_equal(store.gather(np.array([0])), first)
     store.close()
+
+
+# ---------------------------------------------------------------- damage stays in sight
+
+
+def spoil(store: LmdbTokens, database: bytes, key: bytes, change) -> None:
+    """Writes what a failing disk might leave: `change` of a value, None for none."""
+
+    def put(txn, databases) -> None:
+        value = bytearray(txn.get(key, db=databases[database]))
+        txn.put(key, bytes(change(value)), db=databases[database])
+
+    store._file.write("spoil", put)
+
+
+def flipped(value: bytearray) -> bytearray:
+    value[0] ^= 0x40
+    return value
+
+
+FIRST = (1).to_bytes(8, "big")
+
+
+def test_codes_damaged_since_keep_the_checksum_they_were_put_with(store: LmdbTokens) -> None:
+    fill(store, [1, 2, 3, 4], length=50)
+    spoil(store, b"segments", FIRST, flipped)
+    store.delete(np.array([2, 3, 4]))  # leaves a segment that is mostly holes
+    assert store.verify() == [1]
+
+
+@pytest.mark.parametrize("recorded", [b"", bytes(8), (2**33).to_bytes(8, "big")])
+def test_a_damaged_state_makes_no_segment_overwrite_another(store: LmdbTokens, recorded: bytes) -> None:
+    fill(store, [1, 2], seed=1)
+    fill(store, [3, 4], seed=2)
+    spoil(store, b"state", b"state", lambda _: recorded)
+    tokens, _ = fill(store, [5, 6], seed=3)
+    assert_equal(store.gather(np.array([5, 6])), tokens)
+    assert store.verify() == []
+
+
+def test_a_segment_that_is_gone_is_missed_not_read_where_it_was(store: LmdbTokens) -> None:
+    fill(store, [1, 2, 3], length=9000)
+    store.gather(np.array([1, 2, 3]))
+    spoil(store, b"members", FIRST, flipped)  # row 1 is no longer named: its segment goes with the others
+    store.delete(np.array([2, 3]))
+    for row in range(10, 16):
+        fill(store, [row], seed=row, length=18000)
+    with pytest.raises(IntegrityError, match=r"rows 1\b"):
+        store.gather(np.array([1]))
