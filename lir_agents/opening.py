@@ -100,6 +100,8 @@ def open_rooms(
         keeper = VaultKeeper(catalog, sealed, policy.access_key)
         bits = _agreed_token_bits(catalog, settings)
         tokens, lexical, vectors = _derived_stores(layout, model, bits, policy, opening)
+        if catalog.get_meta("token_bits") is None:  # only now: an opening that failed has fixed nothing
+            catalog.set_meta("token_bits", str(bits))
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer, progress=progress)
         rooms = Rooms(
@@ -313,9 +315,8 @@ def _agreed_token_bits(catalog: Catalog, settings: Settings) -> Bits:
     """How precisely token vectors are stored: fixed when the index is made, as every stored vector is."""
     wanted, recorded = settings.ingest.token_bits, catalog.token_bits()
     if catalog.get_meta("token_bits") is None:
-        recorded = wanted or recorded
-        catalog.set_meta("token_bits", str(recorded))
-    elif wanted not in (None, recorded):
+        return wanted or recorded
+    if wanted not in (None, recorded):
         raise ConfigError(
             f"ingest.token_bits is {wanted}, and this index was made with {recorded}",
             setting="ingest.token_bits",

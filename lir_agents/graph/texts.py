@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import PackedTokens
 from lir_agents.codes import TokenCodec
 from lir_agents.encoding.base import Encoder, QueryText
+from lir_agents.encoding.vectors import require_finite
 from lir_agents.errors import InputError
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
@@ -103,6 +104,7 @@ class TextReranker:
         fresh: dict[bytes, TextVectors] = {}
         names = list(unknown)
         for at, encoding in self.encoder.encode_documents(list(unknown.values())):
+            require_finite(encoding.tokens)
             fresh[names[at]] = TextVectors(encoding.pooled, codec.encode(encoding.tokens))
         if fresh:
             self.cache.put(fresh)

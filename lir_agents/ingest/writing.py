@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens, Rows
 from lir_agents.encoding.base import Encoder
+from lir_agents.encoding.vectors import require_finite
 from lir_agents.ingest.compose import Composed, Composer
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
@@ -91,6 +92,7 @@ class PassageWriter:
         codes: list[NDArray[np.uint8]] = [np.empty((0, codec.width), np.uint8)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
         for i, encoding in self._encoder.encode_documents(list(texts.values())):
+            require_finite(encoding.tokens)
             codes[i] = codec.encode(encoding.tokens)
             pooled[i] = encoding.pooled
         which = [first[passage.encoding_sha256] for passage in passages]

@@ -70,8 +70,13 @@ def block_maxima(
         float32 [blocks, q_len], where a passage of n tokens has ceil(n / block) of them; and float32 [n, q_len], -1
         where a passage has no tokens.
     """
+    if block % 8 or 48 % block:
+        raise ValueError(f"no blocks of {block} tokens")
     chosen = paths()[-1] if path is None else path
-    addresses, lengths = np.ascontiguousarray(tokens.addresses, np.int64), np.ascontiguousarray(tokens.lengths)
+    addresses, lengths = (
+        np.ascontiguousarray(tokens.addresses, np.int64),
+        np.ascontiguousarray(tokens.lengths, np.int64),
+    )
     found = np.empty((int((-(-lengths // block)).sum()), len(digits)), np.float32)
     whole = np.full((len(lengths), len(digits)), -1, np.float32)
     failed = _library().lir_block_maxima(

@@ -12,6 +12,8 @@ import pytest
 
 from lir_agents.arrays import PackedTokens
 from lir_agents.codes import TokenCodec
+from lir_agents.encoding.vectors import require_finite
+from lir_agents.errors import IntegrityError
 from lir_agents.ranking import kernels, native
 from lir_agents.ranking.maxsim import meet
 
@@ -79,3 +81,11 @@ def test_looking_into_a_store_does_not_load_torch():
     looks = "import sys, lir_agents.stores.tokens, lir_agents.stores.probe; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", looks], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_what_the_loop_was_not_made_for_is_refused(scene):
+    _, packed = scene
+    with pytest.raises(ValueError, match="no blocks of 32"):
+        native.block_maxima(packed.lent(), np.ones((5, 128), np.int8), np.ones(5, np.float32), 32)
+    with pytest.raises(IntegrityError, match="no vector"):
+        require_finite(np.array([[np.nan]], np.float32))
