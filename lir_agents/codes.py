@@ -48,7 +48,7 @@ _SEED: Final = 2004_12832
 class TokenCodec:
     """How token vectors of one width lie in memory and on disk.
 
-    A code c in 0 .. 2^bits - 1 stands for (2 c - (2^bits - 1)) * `half_step`. A byte holds 8 / bits of them: its
+    A code c in 0 .. 2^bits - 1 stands for (2 c - (2^bits - 1)) * `half_worth`. A byte holds 8 / bits of them: its
     lowest bits that of coordinate j, the next ones that of coordinate `width` + j, and so on.
 
     Attributes:
@@ -83,6 +83,11 @@ class TokenCodec:
         """Half the distance of two neighbouring codes."""
         return float(_STEPS[self.bits] / 2 / np.sqrt(self.dim))
 
+    @property
+    def half_worth(self) -> float:
+        """What half a step stands for: as much more that vectors keep their product with themselves."""
+        return self.half_step / _KEPT.get(self.bits, 1.0)
+
     def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors as codes see them, float32 [n, dim] to float32 [n, dim]; inner products stay what they are."""
         return _product(vectors, _rotation(self.dim))
@@ -112,8 +117,8 @@ class TokenCodec:
         """The rotated vectors that codes stand for: uint8 [n, width] to float32 [n, dim], of length about 1."""
         planes = [(data >> (plane * self.bits)) & self.levels for plane in range(self.planes)]
         codes = np.concatenate(planes, axis=1)[:, : self.dim].astype(np.float32)
-        codes *= np.float32(2 * self.half_step)
-        codes -= np.float32(self.levels * self.half_step)
+        codes *= np.float32(2 * self.half_worth)
+        codes -= np.float32(self.levels * self.half_worth)
         return codes
 
     def decode(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -91,4 +91,4 @@ def _digits(query: NDArray[np.float32], codec: TokenCodec) -> tuple[NDArray[np.i
     flat[:, : codec.dim] = rounded
     digits = np.zeros((len(query), codec.planes, native.depth(codec.bits, codec.width) // codec.planes), np.int8)
     digits[:, :, : codec.width] = flat.reshape(len(query), codec.planes, codec.width)
-    return digits.reshape(len(query), -1), scales * np.float32(codec.half_step)
+    return digits.reshape(len(query), -1), scales * np.float32(codec.half_worth)

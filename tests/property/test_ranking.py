@@ -222,11 +222,11 @@ def test_codes_stand_for_what_was_coded(seed, n, dim, bits):
     assert codes.dtype == np.uint8
     assert codes.shape == (n, -(-dim * bits // 8))
     # The nearest code or, in 2 and 4 bits, the one behind it where a coordinate lies between two.
-    turned, stands_for = codec.rotate(vectors), codec.unpack(codes)
+    turned, stands_for = codec.rotate(vectors), codec.unpack(codes) * (codec.half_step / codec.half_worth)
     inside = np.clip(turned, -codec.levels * codec.half_step, codec.levels * codec.half_step)
     furthest = 1.0 if bits == 8 else 1.5
     assert (np.abs(stands_for - inside) <= furthest * codec.half_step * 1.001 + 1e-6).all()
-    np.testing.assert_allclose(codec.rotate(codec.decode(codes)), stands_for, atol=1e-5)
+    np.testing.assert_allclose(codec.rotate(codec.decode(codes)), codec.unpack(codes), atol=1e-5)
     assert np.array_equal(codec.encode(codec.decode(codes)), codes), "coding again changes nothing"
 
 
@@ -238,7 +238,7 @@ def test_rotating_keeps_inner_products(seed, dim):
     np.testing.assert_allclose(codec.rotate(left) @ codec.rotate(right).T, left @ right.T, atol=1e-5)
 
 
-@pytest.mark.parametrize(("bits", "most"), [(8, 1e-4), (4, 0.013), (2, 0.13)])
+@pytest.mark.parametrize(("bits", "most"), [(8, 1e-4), (4, 0.013), (2, 0.14)])
 def test_codes_lose_no_more_than_their_bits_must(bits, most):
     """The error of the best quantiser of a normal distribution, whichever dimensions the vectors lie along."""
     codec, rng = TokenCodec(384, bits), np.random.default_rng(0)
@@ -248,12 +248,12 @@ def test_codes_lose_no_more_than_their_bits_must(bits, most):
         assert (error**2).sum(axis=1).mean() <= most
 
 
-@pytest.mark.parametrize(("bits", "kept", "spread"), [(8, 1.0, 1e-3), (4, 0.989, 2e-3), (2, 0.882, 0.02)])
-def test_the_codes_of_a_vector_keep_its_product_with_itself(bits, kept, spread):
+@pytest.mark.parametrize(("bits", "spread"), [(8, 1e-3), (4, 2e-3), (2, 5e-3)])
+def test_the_codes_of_a_vector_keep_its_product_with_itself(bits, spread):
     """Left to the nearest codes alone, it would spread by .0086 with 4 bits and by .018 with 2."""
     codec, vectors = TokenCodec(384, bits), unit(np.random.default_rng(1), 2000, 384)
     products = (codec.unpack(codec.encode(vectors)) * codec.rotate(vectors)).sum(axis=1)
-    assert abs(products.mean() - kept) < spread
+    assert abs(products.mean() - 1) < spread
     assert products.std() < spread
 
 

@@ -173,7 +173,7 @@ def test_words_that_met_are_shaded_while_the_index_is_open(index: LateInteractio
     index.add([Document("The cat sat on the mat.", id="a"), Document("A dog talked about rent.", id="b")])
     found = index.search("cat mat", k=1)
     page = safe(found._repr_html_())
-    assert [tip for tip in page.values("title") if "→" in tip] == ["cat → cat 0.99", "mat → mat 0.99"]
+    assert [tip for tip in page.values("title") if "→" in tip] == ["cat → cat 1.00", "mat → mat 1.00"]
     assert "The cat sat on the mat." in page.text
     assert "not shaded" not in page.text
     index.close()
