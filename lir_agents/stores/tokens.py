@@ -13,7 +13,7 @@ computes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -25,22 +25,16 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens, Rows
 from lir_agents.codes import TokenCodec
-from lir_agents.stores.mapped import MappedFile, portions, put_all
+from lir_agents.stores.mapped import MappedFile, portions
 from lir_agents.stores.token_layout import Entries, TokenLayout, damaged
+from lir_agents.stores.token_segments import DATABASES, PASSAGES, SEGMENT_BYTES, SEGMENTS, Change, key, keys
 
 __all__ = ["LmdbTokens"]
 
-_PASSAGES, _SEGMENTS, _MEMBERS, _STATE = b"passages", b"segments", b"members", b"state"
 _INITIAL_MAP_BYTES = 256 << 20
-_SEGMENT_BYTES = 1 << 20
-"""Codes of a segment, roughly: the page that its end shares with nothing is then less than .5 % of it."""
-_SMALL_BYTES = _SEGMENT_BYTES // 4
-_AT_ONCE_BYTES = 16 * _SEGMENT_BYTES
+_SMALL_BYTES = SEGMENT_BYTES // 4
+_AT_ONCE_BYTES = 16 * SEGMENT_BYTES
 """Of segments written anew in one transaction."""
-_LARGEST_PAGE = 1 << 16
-"""LMDB's, in bytes: a larger value has pages of its own, which stay where they are until it is deleted."""
-_LARGEST_NUMBER = 2**32 - 1
-_MEMBER = np.dtype([("row", "<u8"), ("count", "<u4")])
 
 
 class LmdbTokens:
@@ -79,7 +73,7 @@ class LmdbTokens:
         file = MappedFile(
             Path(path),
             store="tokens",
-            databases=(_PASSAGES, _SEGMENTS, _MEMBERS, _STATE),
+            databases=DATABASES,
             form=form,
             read_only=read_only,
             map_bytes=map_bytes,
@@ -113,7 +107,7 @@ class LmdbTokens:
         new = [(row, drafts[i : i + 1], data[bounds[i] : bounds[i + 1]]) for row, i in sorted(last.items())]
 
         def change(txn: Any, databases: dict[bytes, Any]) -> None:
-            change = _Change(txn, databases, self._layout)
+            change = Change(txn, databases, self._layout)
             change.release(list(last))
             change.append(new)
 
@@ -123,7 +117,7 @@ class LmdbTokens:
         """Removes in one transaction; unknown rows are ignored. Their bytes leave the file with `compact`."""
 
         def change(txn: Any, databases: dict[bytes, Any]) -> None:
-            _Change(txn, databases, self._layout).release(rows.tolist())
+            Change(txn, databases, self._layout).release(rows.tolist())
 
         self._file.write("delete", change)
 
@@ -135,7 +129,7 @@ class LmdbTokens:
         """
 
         def renew(segments: Sequence[int]) -> None:
-            self._file.write("compact", lambda txn, dbs: _Change(txn, dbs, self._layout).renew(segments))
+            self._file.write("compact", lambda txn, dbs: Change(txn, dbs, self._layout).renew(segments))
 
         def fill_holes() -> None:
             if wrong := self._damaged():
@@ -181,7 +175,7 @@ class LmdbTokens:
     def rows(self) -> Rows:
         """Every row held, int64, sorted."""
         with self._file.reading("rows") as (txn, databases):
-            keys = b"".join(txn.cursor(databases[_PASSAGES]).iternext(keys=True, values=False))
+            keys = b"".join(txn.cursor(databases[PASSAGES]).iternext(keys=True, values=False))
         return np.frombuffer(keys, ">u8").astype(np.int64)
 
     def size_bytes(self) -> int:
@@ -206,8 +200,8 @@ class LmdbTokens:
     # ------------------------------------------------------------ within a transaction
 
     def _entries(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> Entries:
-        get, database = txn.get, databases[_PASSAGES]
-        found, wrong = self._layout.entries(rows, [get(key, db=database) for key in _keys(rows)])
+        get, database = txn.get, databases[PASSAGES]
+        found, wrong = self._layout.entries(rows, [get(key, db=database) for key in keys(rows)])
         if wrong.any():
             raise damaged(np.asarray(rows)[wrong].tolist())
         return found
@@ -215,7 +209,7 @@ class LmdbTokens:
     def _places(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> LentTokens:
         codec, entries = self.codec, self._entries(txn, databases, rows)
         segments, which = np.unique(entries["segment"], return_inverse=True)
-        spans = self._spans(txn, databases[_SEGMENTS], segments.tolist())
+        spans = self._spans(txn, databases[SEGMENTS], segments.tolist())
         starts, sizes = np.array(spans, np.int64).reshape(-1, 2)[which].T
         first, counts = entries["first"].astype(np.int64), entries["count"].astype(np.int64)
         if (wrong := (counts > 0) & ((first + counts) * codec.width > sizes)).any():
@@ -228,20 +222,15 @@ class LmdbTokens:
         state, known = self._known
         if state != (self._file.mapping, txn.id()):
             self._known = state, known = (self._file.mapping, txn.id()), {}
-        found = []
         for segment in segments:
-            span = known.get(segment)
-            if span is None:
-                span = _span(txn.get(_key(segment), db=database))
-                if span[1] > _LARGEST_PAGE:  # what shares a page with others moves when they change
-                    known[segment] = span
-            found.append(span)
-        return found
+            if segment not in known:
+                known[segment] = _span(txn.get(key(segment), db=database))
+        return [known[segment] for segment in segments]
 
     def _damaged(self) -> list[int]:
         with self._file.reading("verify") as (txn, databases):
-            change, wrong = _Change(txn, databases, self._layout), []
-            for key, value in txn.cursor(databases[_PASSAGES]):
+            change, wrong = Change(txn, databases, self._layout), []
+            for key, value in txn.cursor(databases[PASSAGES]):
                 row = int.from_bytes(key, "big")
                 entries, broken = self._layout.entries(np.array([row]), [value])
                 if broken[0] or not change.whole(row, entries[0]):
@@ -251,8 +240,8 @@ class LmdbTokens:
     def _with_holes(self) -> list[list[int]]:
         """Segments that hold codes of no row, and small ones that could lie together, in portions."""
         with self._file.reading("compact") as (txn, databases):
-            change = _Change(txn, databases, self._layout)
-            held = [(int.from_bytes(key, "big"), len(value)) for key, value in txn.cursor(databases[_SEGMENTS])]
+            change = Change(txn, databases, self._layout)
+            held = [(int.from_bytes(key, "big"), len(value)) for key, value in txn.cursor(databases[SEGMENTS])]
             holes = {segment for segment, size in held if change.live(segment) * self.codec.width < size}
         small = {segment for segment, size in held if size < _SMALL_BYTES}
         sizes = {
@@ -261,120 +250,8 @@ class LmdbTokens:
         return [list(part) for part in portions(sizes, sizes.__getitem__, _AT_ONCE_BYTES)]
 
 
-class _Change:
-    """What can be done within one transaction."""
-
-    def __init__(self, txn: Any, databases: dict[bytes, Any], layout: TokenLayout) -> None:
-        self._txn, self._databases, self._layout = txn, databases, layout
-
-    def append(self, new: Sequence[tuple[int, Entries, NDArray[np.uint8]]]) -> None:
-        """Puts rows, ascending, with their entries [1] and codes, into new segments. The checksum of the codes is
-        the one they were put with: a new one would vouch for what was damaged since."""
-        segment = self._newest()
-        values: list[tuple[bytes, bytes]] = []
-        for part in portions(new, lambda one: one[2].nbytes, _SEGMENT_BYTES):
-            segment, first = segment + 1, 0
-            for row, entry, codes in part:
-                entry = entry.copy()
-                entry["segment"], entry["first"], entry["count"] = segment, first, len(codes)
-                values.append((_key(row), self._layout.sealed(row, entry)))
-                first += len(codes)
-            members = np.array([(row, len(codes)) for row, _, codes in part], _MEMBER)
-            joined = b"".join(codes.tobytes() for _, _, codes in part)
-            self._txn.put(_key(segment), joined, db=self._databases[_SEGMENTS], append=True)
-            self._txn.put(_key(segment), members.tobytes(), db=self._databases[_MEMBERS], append=True)
-        self._txn.put(_STATE, _key(segment), db=self._databases[_STATE])
-        put_all(self._txn, self._databases[_PASSAGES], values)
-
-    def release(self, rows: Iterable[int]) -> None:
-        """Removes rows, and segments that nothing is left of; those that are mostly holes are written anew."""
-        gone: dict[int, list[int]] = {}
-        for row in set(rows):
-            entry = self._entry(row)
-            if entry is not None:
-                gone.setdefault(int(entry["segment"]), []).append(row)
-            self._txn.delete(_key(row), db=self._databases[_PASSAGES])
-        sparse = []
-        for segment, left in gone.items():
-            members = self._members(segment)
-            kept = members[~np.isin(members["row"], left)]
-            if len(kept) == 0:
-                self._drop(segment)
-                continue
-            self._txn.put(_key(segment), kept.tobytes(), db=self._databases[_MEMBERS])
-            if self._sparse(segment, kept) and all(self.whole(*one) for one in self._alive(segment)):
-                sparse.append(segment)
-        self.renew(sparse)
-
-    def renew(self, segments: Sequence[int]) -> None:
-        """Writes what is alive of segments into new ones."""
-        alive = []
-        for segment in segments:
-            codes = np.frombuffer(bytes(self._codes(segment)), np.uint8).reshape(-1, self._layout.codec.width)
-            for row, entry in self._alive(segment):
-                first = int(entry["first"])
-                alive.append((row, np.array([entry]), codes[first : first + int(entry["count"])]))
-            self._drop(segment)
-        self.append(sorted(alive, key=lambda one: one[0]))
-
-    def _sparse(self, segment: int, kept: NDArray[Any]) -> bool:
-        return 2 * int(kept["count"].sum()) * self._layout.codec.width < len(self._codes(segment))
-
-    def _newest(self) -> int:
-        """The number of the newest segment. A record that is damaged must not make one overwrite another."""
-        recorded = int.from_bytes(self._txn.get(_STATE, db=self._databases[_STATE]) or b"", "big")
-        numbers = [recorded if recorded < _LARGEST_NUMBER else 0]
-        for name in (_SEGMENTS, _MEMBERS):
-            cursor = self._txn.cursor(self._databases[name])
-            numbers += [int.from_bytes(cursor.key(), "big")] if cursor.last() else []
-        return max(numbers)
-
-    def live(self, segment: int) -> int:
-        """Tokens of a segment that rows point to."""
-        return sum(int(entry["count"]) for _, entry in self._alive(segment))
-
-    def whole(self, row: int, entry: Entries) -> bool:
-        """Whether a row's codes are exactly those that were put, and its segment knows of it."""
-        codes, width = self._codes(int(entry["segment"])), self._layout.codec.width
-        part = codes[int(entry["first"]) * width : (int(entry["first"]) + int(entry["count"])) * width]
-        known = row in self._members(int(entry["segment"]))["row"]
-        return known and len(part) == int(entry["count"]) * width > 0 and crc32(part) == int(entry["codes"])
-
-    def _alive(self, segment: int) -> Iterator[tuple[int, Entries]]:
-        for row in self._members(segment)["row"].tolist():
-            entry = self._entry(row)
-            if entry is not None and int(entry["segment"]) == segment:
-                yield row, entry
-
-    def _entry(self, row: int) -> Entries | None:
-        """None where there is none, or none that can be trusted."""
-        value = self._txn.get(_key(row), db=self._databases[_PASSAGES])
-        entries, wrong = self._layout.entries(np.array([row]), [value])
-        return None if value is None or wrong[0] else entries[0]
-
-    def _members(self, segment: int) -> NDArray[Any]:
-        value = bytes(self._txn.get(_key(segment), db=self._databases[_MEMBERS]) or b"")
-        return np.frombuffer(value[: len(value) // _MEMBER.itemsize * _MEMBER.itemsize], _MEMBER)
-
-    def _codes(self, segment: int) -> memoryview:
-        return memoryview(self._txn.get(_key(segment), db=self._databases[_SEGMENTS]) or b"")
-
-    def _drop(self, segment: int) -> None:
-        for name in (_SEGMENTS, _MEMBERS):
-            self._txn.delete(_key(segment), db=self._databases[name])
-
-
 def _span(value: memoryview | None) -> tuple[int, int]:
     """Where a value begins and how many bytes it has; nowhere and none where there is no value."""
     if not value:
         return 0, 0
     return np.frombuffer(value, np.uint8).__array_interface__["data"][0], len(value)
-
-
-def _key(number: int) -> bytes:
-    return number.to_bytes(8, "big")
-
-
-def _keys(numbers: NDArray[Any]) -> list[bytes]:
-    packed = np.asarray(numbers, np.int64).astype(">u8").tobytes()
-    return [packed[at : at + 8] for at in range(0, len(packed), 8)]
