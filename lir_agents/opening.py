@@ -94,14 +94,8 @@ def open_rooms(
         cleaner = agreed_redactor(catalog, redactor or settings.ingest.redact or None)
         audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
         _write_down(catalog, policy, model, audit)
-        sealed = open_vault(catalog, vault, cleaner, partial(_record_reveal, audit))
-        if sealed is not None:
-            opening.callback(sealed.close)
-        keeper = VaultKeeper(catalog, sealed, policy.access_key)
-        bits = _agreed_token_bits(catalog, settings)
-        tokens, lexical, vectors = _derived_stores(layout, model, bits, policy, opening)
-        if catalog.get_meta("token_bits") is None:  # only now: an opening that failed has fixed nothing
-            catalog.set_meta("token_bits", str(bits))
+        keeper = _vault_keeper(catalog, vault, cleaner, policy, audit, opening)
+        tokens, lexical, vectors = _derived_stores(layout, catalog, settings, model, policy, opening)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
         reconcile(catalog, tokens, vectors, lexical, encoder=model, composer=composer, progress=progress)
         rooms = Rooms(
@@ -120,26 +114,30 @@ def open_rooms(
             bindings=tuple(bindings),
             signals=tuple(signals),
         )
-        ingestor = Ingestor(
-            catalog=catalog,
-            encoder=model,
-            tokens=tokens,
-            vectors=vectors,
-            lexical=lexical,
-            access_key=policy.access_key,
-            composer=composer,
-            settings=settings.ingest,
-            committing=_recorder(catalog, audit, keeper),
-            redactor=cleaner,
-        )
-        return Opened(layout.path, rooms, ingestor, keeper, opening.pop_all())
+        return Opened(layout.path, rooms, _ingestor(rooms, cleaner, keeper), keeper, opening.pop_all())
     raise AssertionError("unreachable: the stack either returns or raises")
 
 
+def _vault_keeper(
+    catalog: Catalog,
+    vault: VaultFile | None,
+    cleaner: Redactor | None,
+    policy: Policy,
+    audit: AuditLog,
+    opening: ExitStack,
+) -> VaultKeeper:
+    """Of the vault, if one is given; every look into it is recorded."""
+    sealed = open_vault(catalog, vault, cleaner, partial(_record_reveal, audit))
+    if sealed is not None:
+        opening.callback(sealed.close)
+    return VaultKeeper(catalog, sealed, policy.access_key)
+
+
 def _derived_stores(
-    layout: IndexLayout, model: Encoder, bits: Bits, policy: Policy, opening: ExitStack
+    layout: IndexLayout, catalog: Catalog, settings: Settings, model: Encoder, policy: Policy, opening: ExitStack
 ) -> tuple[LmdbTokens, LmdbLexical, ChromaVectors]:
     """What can be made again from the catalog: token vectors, words, pooled vectors."""
+    bits = _agreed_token_bits(catalog, settings)
     tokens = LmdbTokens.open(layout.tokens, TokenCodec(model.token_dim, bits), model.dense_dim)
     opening.callback(tokens.close)
     lexical = LmdbLexical.open(layout.lexical)
@@ -149,7 +147,25 @@ def _derived_stores(
     route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
     vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
     opening.callback(vectors.close)
+    if catalog.get_meta("token_bits") is None:  # only now: an opening that failed has fixed nothing
+        catalog.set_meta("token_bits", str(bits))
     return tokens, lexical, vectors
+
+
+def _ingestor(rooms: Rooms, cleaner: Redactor | None, keeper: VaultKeeper) -> Ingestor:
+    """Writes into the rooms what searches read there."""
+    return Ingestor(
+        catalog=rooms.catalog,
+        encoder=rooms.encoder,
+        tokens=rooms.tokens,
+        vectors=rooms.vectors,
+        lexical=rooms.lexical,
+        access_key=rooms.policy.access_key,
+        composer=rooms.composer,
+        settings=rooms.settings.ingest,
+        committing=_recorder(rooms.catalog, rooms.audit, keeper),
+        redactor=cleaner,
+    )
 
 
 def _session_memory(

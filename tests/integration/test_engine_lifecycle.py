@@ -10,14 +10,17 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
 from lir_agents.codes import TokenCodec
+from lir_agents.config import IngestSettings, Settings
 from lir_agents.encoding.base import QueryText
 from lir_agents.errors import ConfigError, IndexLocked, InputError, IntegrityError, LirError, StoreError
+from lir_agents.stores.tokens import LmdbTokens
 from tests.hashed_encoder import HashedEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -310,6 +313,26 @@ def test_access_is_fixed_when_an_index_is_made(tmp_path, encoder):
     for wrong in ("public", None.__class__, 7):
         with pytest.raises(ConfigError):
             LateInteractionIndex.open(tmp_path / "new.lir", access=wrong, encoder=encoder)
+
+
+def test_the_bits_of_token_vectors_are_fixed_when_an_index_is_made_and_not_before(tmp_path, encoder, monkeypatch):
+    def opened(bits: Literal[2, 4, 8] | None) -> LateInteractionIndex:
+        settings = Settings(ingest=IngestSettings(token_bits=bits))
+        return LateInteractionIndex.open(tmp_path / "i.lir", encoder=encoder, settings=settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbTokens, "open", full_disk)
+        with pytest.raises(StoreError, match="full"):
+            opened(8)
+    for bits in (2, None, 2):
+        with opened(bits) as index:
+            assert index.rooms.catalog.token_bits() == 2
+    with pytest.raises(ConfigError, match=r"token_bits is 4, and this index was made with 2"):
+        opened(4)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise StoreError("the disk is full", store="tokens", operation="open")
 
 
 def test_a_closed_index_says_so(tmp_path, encoder):
