@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from lir_agents.errors import InputError
@@ -30,11 +31,10 @@ def hub_folder(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        cached = Path(snapshot_download(name, local_files_only=True))
-        if any(cached.rglob("*.safetensors")):
-            return cached
-    except LocalEntryNotFoundError:
-        pass  # not in the cache: the hub is asked below
+        with suppress(LocalEntryNotFoundError):  # not in the cache: the hub is asked below
+            cached = Path(snapshot_download(name, local_files_only=True))
+            if any(cached.rglob("*.safetensors")):
+                return cached
     except HFValidationError as error:
         raise InputError(f"{name!r} is no hub name: {error}", field="encoder") from error
     try:
