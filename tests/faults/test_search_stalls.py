@@ -175,7 +175,9 @@ def test_a_thousand_searches_with_a_stalled_room(index, room, capsys):
     assert len(answered) >= 990 if room in LEFT_OUT else not answered
 
 
-def test_a_tool_that_hangs_is_left_out_in_time(index):
+@pytest.fixture
+def with_slow(index: LateInteractionIndex) -> Iterator[Callable[[str, RetrievalContext], SearchResult]]:
+    """Asks a graph whose one tool does not answer until the test is over."""
     let_go = threading.Event()
 
     @tool
@@ -185,11 +187,20 @@ def test_a_tool_that_hangs_is_left_out_in_time(index):
         return "late"
 
     graph = build_graph(index, tools=[slow]).compile()
-    given: dict[str, Any] = {"query": "leave", "tool_calls": [{"name": "slow", "args": {}, "id": "1"}]}
-    began = time.monotonic()
-    result = graph.invoke(given, context=RetrievalContext(ALICE, "t", 600))["result"]
-    assert time.monotonic() - began < 2.0
+
+    def invoke(query: str, context: RetrievalContext) -> SearchResult:
+        given: dict[str, Any] = {"query": query, "tool_calls": [{"name": "slow", "args": {}, "id": "1"}]}
+        result: SearchResult = graph.invoke(given, context=context)["result"]
+        return result
+
+    yield invoke
     let_go.set()
+
+
+def test_a_tool_that_hangs_is_left_out_in_time(index, with_slow):
+    began = time.monotonic()
+    result = with_slow("leave", RetrievalContext(ALICE, "t", 600))
+    assert time.monotonic() - began < 2.0
     assert result.coverage.stages["tools"].status == "failed"
     assert "slow: no answer within" in result.coverage.caveat
     assert index.audit.events(kind="tool_call")[-1].payload["tool"] == "slow"
@@ -198,30 +209,19 @@ def test_a_tool_that_hangs_is_left_out_in_time(index):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_thousand_searches_with_a_tool_that_hangs(index, capsys):
-    let_go = threading.Event()
-
-    @tool
-    def slow() -> str:
-        """Does not answer."""
-        let_go.wait(10)
-        return "late"
-
-    graph = build_graph(index, tools=[slow]).compile()
-
+def test_a_thousand_searches_with_a_tool_that_hangs(index, with_slow, capsys):
     def invoke(number: int) -> Asked:
         who, query = (ALICE, BOB)[number % 2], f"what is the rule about {SUBJECTS[number % len(SUBJECTS)]}?"
-        given: dict[str, Any] = {"query": query, "tool_calls": [{"name": "slow", "args": {}, "id": "1"}]}
         began = time.monotonic()
+        came: SearchResult | LirError
         try:
-            came = graph.invoke(given, context=RetrievalContext(who, f"t{number % 20}", 250))["result"]
+            came = with_slow(query, RetrievalContext(who, f"t{number % 20}", 250))
         except (BudgetExceeded, Overloaded) as refusal:
             came = refusal
         return Asked(who, time.monotonic() - began, came)
 
     with ThreadPoolExecutor(2) as pool:
         asked = list(pool.map(invoke, range(1000)))
-    let_go.set()
     answered = [one for one in asked if isinstance(one.came, SearchResult)]
     p99 = float(np.percentile([one.seconds for one in asked], 99)) * 1000
     with capsys.disabled():
