@@ -127,8 +127,9 @@ def assert_acknowledged(path: Path, count: int) -> None:
             assert index.get(document.id).text == document.text
 
 
-def kill_again_and_again(worker: Worker, begun: Path, finished: tuple[dict[str, Any], float], points: int) -> None:
-    """Kills runs at random moments, each going on where the last one died, until as many died as were asked for."""
+def kill_again_and_again(worker: Worker, begun: Path, finished: tuple[dict[str, Any], float], points: int) -> int:
+    """Kills runs at random moments, each going on where the last one died, until as many died as were asked for;
+    returns how many did."""
     wanted, lasts_s = finished
     chance = random.Random(20260)
     path, rounds, killed = begun.with_name("killed.lir"), 0, 0
@@ -149,6 +150,7 @@ def kill_again_and_again(worker: Worker, begun: Path, finished: tuple[dict[str, 
         assert_forgotten(path)
         rounds += 1
         assert rounds <= 3 * points
+    return killed
 
 
 def assert_forgotten(path: Path) -> None:
@@ -160,13 +162,13 @@ def assert_forgotten(path: Path) -> None:
 
 
 def test_killed_a_few_times(worker, begun, finished):
-    kill_again_and_again(worker, begun, finished, 6)
+    assert kill_again_and_again(worker, begun, finished, 6) == 6
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_killed_at_a_hundred_points(worker, begun, finished):
-    kill_again_and_again(worker, begun, finished, 100)
+    assert kill_again_and_again(worker, begun, finished, 100) == 100
 
 
 @pytest.mark.parametrize("event", [2, 12])

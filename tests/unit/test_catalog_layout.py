@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -27,14 +28,17 @@ def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def refuse(layout: IndexLayout, kind: type[LirError], words: str) -> None:
-    """Every way in refuses, says why and what to do, and leaves all as it was."""
-    before = fingerprint(layout.path.parent)
+def refusal(layout: IndexLayout, kind: type[LirError]) -> str:
+    """Every way in refuses in the same words, which are returned, says what to do, and leaves all as it was."""
+    before, said = fingerprint(layout.path.parent), set()
     for attempt in (layout.state, layout.prepare, lambda: layout.prepare(create=False)):
-        with pytest.raises(kind, match=words) as caught:
+        with pytest.raises(kind) as caught:
             attempt()
         assert caught.value.remedy
+        said.add(str(caught.value))
     assert fingerprint(layout.path.parent) == before
+    (words,) = said
+    return words
 
 
 def make_index(path: Path) -> IndexLayout:
@@ -81,7 +85,7 @@ def test_names_are_distinct_and_inside(tmp_path):
 def test_a_file_is_no_directory(tmp_path):
     path = tmp_path / "file"
     path.write_text("mine")
-    refuse(IndexLayout(path), InputError, "is a file")
+    assert "is a file" in refusal(IndexLayout(path), InputError)
 
 
 def test_a_directory_with_something_else_in_it(tmp_path):
@@ -89,12 +93,12 @@ def test_a_directory_with_something_else_in_it(tmp_path):
         path = tmp_path / name / "dir"
         path.mkdir(parents=True)
         (path / name).write_text("mine")
-        refuse(IndexLayout(path), InputError, "is no index: it holds")
+        assert "is no index: it holds" in refusal(IndexLayout(path), InputError)
 
 
 def test_a_dangling_link_and_a_path_that_is_none(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    refuse(IndexLayout(tmp_path / "link"), InputError, "dangling")
+    assert "dangling" in refusal(IndexLayout(tmp_path / "link"), InputError)
     with pytest.raises(InputError, match="holds a NUL"):
         IndexLayout(Path("a\0b")).state()
     with pytest.raises(StoreError):
@@ -106,7 +110,7 @@ def test_an_index_that_has_lost_its_catalog(tmp_path, left):
     path = tmp_path / "index"
     path.mkdir()
     (path / left).write_text("rest")
-    refuse(IndexLayout(path), IntegrityError, "lost its catalog")
+    assert "lost its catalog" in refusal(IndexLayout(path), IntegrityError)
 
 
 def poke(path: Path, offset: int, data: bytes) -> None:
@@ -130,7 +134,7 @@ def poke(path: Path, offset: int, data: bytes) -> None:
 def test_a_catalog_that_is_not_ours_or_not_whole(tmp_path, damage, words):
     layout = make_index(tmp_path / "index")
     damage(layout.catalog)
-    refuse(layout, IntegrityError, words)
+    assert re.search(words, refusal(layout, IntegrityError))
     before = fingerprint(tmp_path)
     for read_only in (False, True):
         with pytest.raises(IntegrityError, match=words):
@@ -144,7 +148,7 @@ def test_another_programs_database_is_left_alone(tmp_path):
     with sqlite3.connect(path / "catalog.sqlite") as other:
         other.execute("CREATE TABLE photos (name TEXT)")
     other.close()
-    refuse(IndexLayout(path), IntegrityError, "another program")
+    assert "another program" in refusal(IndexLayout(path), IntegrityError)
 
 
 def test_opening_what_is_not_there(tmp_path):
