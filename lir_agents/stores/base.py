@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from lir_agents.arrays import LentTokens, PackedTokens, RowMask, Rows
 from lir_agents.codes import TokenCodec
 
-__all__ = ["LexicalStore", "TokenStore", "VectorStore"]
+__all__ = ["REBUILD", "LexicalStore", "TokenStore", "VectorStore"]
+
+REBUILD: Final = "Run `lir doctor --repair` to rebuild it from the catalog."
+"""What to do about a derived store that is damaged."""
 
 
 class VectorStore(Protocol):

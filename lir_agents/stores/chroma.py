@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
 from lir_agents.errors import IntegrityError, LirError, StoreError
+from lir_agents.stores.base import REBUILD
 from lir_agents.stores.gate import Gate
 from lir_agents.stores.hnsw_file import blank_unused
 
@@ -36,7 +37,6 @@ _NEXT = ".next"
 _HNSW = {"space": "cosine", "ef_construction": 200, "ef_search": 400, "max_neighbors": 16}
 _READ_ROWS = 5000
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "hnsw segment", "HNSW")
-_REBUILD = "Remove the directory of the vectors and rebuild it from the catalog and the token store."
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def failures(operation: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # an interrupt, not a failure
         if any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
-            raise IntegrityError(f"vectors: {operation}: {error}", remedy=_REBUILD) from error
+            raise IntegrityError(f"vectors: {operation}: {error}", remedy=REBUILD) from error
         away = isinstance(error, httpx.TransportError) or "Could not connect" in str(error)
         remedy = (
             "Start the Chroma server, or check its address." if away else "Check free disk space and permissions."
@@ -76,10 +76,10 @@ class ChromaCollection:
             entries = list(path.iterdir())
             numbers = [int(entry.name) for entry in entries if entry.name.isdecimal()]
             if entries and not numbers and any(entry.suffix != ".partial" for entry in entries):
-                raise IntegrityError(f"vectors: {path.name!r} holds something else", remedy=_REBUILD)
+                raise IntegrityError(f"vectors: {path.name!r} holds something else", remedy=REBUILD)
             home = path / str(max(numbers, default=1))
             if home.exists() and not (home / "chroma.sqlite3").is_file():
-                raise IntegrityError("vectors: Chroma's database is missing", remedy=_REBUILD)
+                raise IntegrityError("vectors: Chroma's database is missing", remedy=REBUILD)
             for entry in entries:
                 if entry != home and (entry.name.isdecimal() or entry.suffix == ".partial"):
                     shutil.rmtree(entry)
@@ -101,7 +101,7 @@ class ChromaCollection:
         with self._using("rows") as collection:
             ids = collection.get(include=[])["ids"]
         if not all(name.isdecimal() for name in ids):
-            raise IntegrityError("vectors: the collection holds ids that are not row numbers", remedy=_REBUILD)
+            raise IntegrityError("vectors: the collection holds ids that are not row numbers", remedy=REBUILD)
         rows = np.array(ids, dtype=np.int64)
         mask = np.zeros(int(rows.max()) + 1 if len(rows) else 0, np.bool_)
         mask[rows] = True
@@ -112,7 +112,7 @@ class ChromaCollection:
         with self._using("search") as collection:
             found = collection.query(query_embeddings=[vector], n_results=k, include=[])["ids"][0]
         if len(found) < k:  # Chroma says nothing when the files of its index are gone
-            raise IntegrityError(f"vectors: the index returned {len(found)} of {k} rows", remedy=_REBUILD)
+            raise IntegrityError(f"vectors: the index returned {len(found)} of {k} rows", remedy=REBUILD)
         return np.array(found, dtype=np.int64)
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
@@ -243,7 +243,7 @@ def _collection(client: Any, name: str, dim: int) -> Any:
         )
     made_for = (collection.metadata or {}).get("dim")
     if made_for != dim:
-        raise IntegrityError(f"vectors: the collection holds {made_for} dimensions, not {dim}", remedy=_REBUILD)
+        raise IntegrityError(f"vectors: the collection holds {made_for} dimensions, not {dim}", remedy=REBUILD)
     return collection
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import RowMask, Rows
 from lir_agents.errors import InputError
 from lir_agents.stores.analysis import Analyzer
+from lir_agents.stores.base import REBUILD
 from lir_agents.stores.bm25 import Bm25, Scope, top
 from lir_agents.stores.mapped import MappedFile
 from lir_agents.stores.postings import (
@@ -78,7 +79,13 @@ class LmdbLexical:
         analyzer = Analyzer()
         form = {"format": 1, "analyzer": analyzer.fingerprint}
         file = MappedFile(
-            Path(path), store="lexical", databases=DATABASES, form=form, read_only=read_only, map_bytes=map_bytes
+            Path(path),
+            store="lexical",
+            databases=DATABASES,
+            form=form,
+            remedy=REBUILD,
+            read_only=read_only,
+            map_bytes=map_bytes,
         )
         return cls(file, analyzer, bm25 or Bm25())
 

@@ -73,6 +73,7 @@ class MappedFile:
         store: The store's name, in errors and file names.
         databases: Names of its databases, at most 15.
         form: What the file is made for; a file made for anything else is refused.
+        remedy: What to do about a file that is damaged or made for something else.
         read_only: For a second process.
         map_bytes: Address space to begin with, in bytes; it doubles whenever the file fills it.
 
@@ -88,12 +89,13 @@ class MappedFile:
         store: str,
         databases: Sequence[bytes],
         form: Mapping[str, Any],
+        remedy: str,
         read_only: bool,
         map_bytes: int,
     ) -> None:
         self._path, self._store, self._names, self._read_only = path, store, tuple(databases), read_only
         self._form = json.dumps(form, sort_keys=True).encode()
-        self._rebuild = f"Remove the directory {path.name!r} and rebuild it from the catalog."
+        self._remedy = remedy
         self._gate = Gate()
         self._writer = threading.RLock()
         self._handles: dict[bytes, Any] = {}
@@ -296,7 +298,7 @@ class MappedFile:
             raise StoreError(str(error), store=self._store, operation=operation, remedy=remedy) from error
 
     def _damage(self, message: str) -> IntegrityError:
-        return IntegrityError(f"{self._store}: {message}", remedy=self._rebuild)
+        return IntegrityError(f"{self._store}: {message}", remedy=self._remedy)
 
     def _live(self, operation: str) -> Any:
         if self._env is None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.errors import IntegrityError
+from lir_agents.stores.base import REBUILD
 
 __all__ = [
     "BLOCK",
@@ -266,6 +267,4 @@ def _words(value: Any) -> NDArray[np.uint32]:
 
 
 def _damaged() -> IntegrityError:
-    return IntegrityError(
-        "the lexical index holds a damaged entry", remedy="Remove it and rebuild it from the catalog."
-    )
+    return IntegrityError("the lexical index holds a damaged entry", remedy=REBUILD)

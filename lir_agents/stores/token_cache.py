@@ -128,6 +128,7 @@ class DiskTokenCache:
             store="token-cache",
             databases=(_A, _B, _STATE),
             form={"format": 2, "fingerprint": fingerprint, "dense_dim": dense_dim},
+            remedy=f"Remove the directory {str(path)!r}; the cache fills again.",
             read_only=False,
             map_bytes=64 << 20,
         )

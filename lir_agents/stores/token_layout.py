@@ -33,7 +33,7 @@ def damaged(rows: Sequence[int]) -> IntegrityError:
     named = ", ".join(str(row) for row in rows[:10]) + (", …" if len(rows) > 10 else "")
     return IntegrityError(
         f"the token store holds damaged entries for rows {named}",
-        remedy="Delete these rows from the store and encode their passages again.",
+        remedy="Run `lir doctor --repair` to encode their passages again.",
     )
 
 

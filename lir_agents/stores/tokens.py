@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens, Rows
 from lir_agents.codes import TokenCodec
+from lir_agents.stores.base import REBUILD
 from lir_agents.stores.mapped import MappedFile, portions
 from lir_agents.stores.token_layout import Entries, TokenLayout, damaged
 from lir_agents.stores.token_segments import DATABASES, PASSAGES, SEGMENT_BYTES, SEGMENTS, Change, key, keys
@@ -75,6 +76,7 @@ class LmdbTokens:
             store="tokens",
             databases=DATABASES,
             form=form,
+            remedy=REBUILD,
             read_only=read_only,
             map_bytes=map_bytes,
         )

@@ -381,7 +381,7 @@ def test_a_file_cut_short_is_refused_and_left_alone(tmp_path: Path, keep: float)
     file = data_file(tmp_path)
     content = file.read_bytes()[: int(file.stat().st_size * keep) or 100]
     file.write_bytes(content)
-    with pytest.raises(IntegrityError, match="rebuild"):
+    with pytest.raises(IntegrityError, match="lir doctor --repair` to rebuild"):
         LmdbTokens.open(tmp_path, CODEC, DENSE_DIM)
     assert file.read_bytes() == content
 

@@ -99,8 +99,9 @@ def test_what_is_wrong_is_named(encoder: HashedEncoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="encoder"):
         LateInteractionCompressor(encoder=3)
     DiskTokenCache(tmp_path / "c", fingerprint="other", dense_dim=encoder.dense_dim).close()
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError) as refused:
         LateInteractionCompressor(encoder=encoder, cache_path=tmp_path / "c")
+    assert refused.value.remedy == f"Remove the directory {str(tmp_path / 'c')!r}; the cache fills again."
 
 
 @pytest.mark.parametrize("make", ["memory", "disk"])
