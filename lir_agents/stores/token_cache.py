@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,8 @@ class MemoryTokenCache:
 class DiskTokenCache:
     """In one LMDB file, for any number of threads of one process; survives it.
 
+    Entries carry a checksum: one that fails it, or was written without, is as if it were not there.
+
     Entries go into the younger of two halves. When it is full, the older one is emptied and becomes the younger:
     no bookkeeping per read, and at least half of the room always holds the latest texts.
 
@@ -138,10 +141,11 @@ class DiskTokenCache:
         known = {}
         with self._file.reading("get") as (txn, databases):
             for key in keys:
-                value = txn.get(key, db=databases[_A]) or txn.get(key, db=databases[_B])
-                if value is not None:
-                    # Copied out: the map may move once the transaction is over.
-                    known[key] = TextVectors.from_bytes(bytes(value), self._dense_dim)
+                for half in (_A, _B):  # a damaged entry may lie before the one that took its place
+                    body = _checked(key, txn.get(key, db=databases[half]))
+                    if body is not None:
+                        known[key] = TextVectors.from_bytes(body, self._dense_dim)
+                        break
         return known
 
     def put(self, entries: Mapping[bytes, TextVectors]) -> None:
@@ -154,7 +158,8 @@ class DiskTokenCache:
         def change(txn: Any, databases: dict[bytes, Any]) -> None:
             young = _B if txn.get(_STATE, db=databases[_STATE]) == _B else _A
             for key, vectors in entries.items():
-                txn.put(key, vectors.to_bytes(), db=databases[young])
+                body = vectors.to_bytes()
+                txn.put(key, body + _checksum(key, body), db=databases[young])
             if _used_bytes(txn, databases[young]) > self._half_bytes:
                 old = _A if young == _B else _B
                 txn.drop(databases[old], delete=False)
@@ -166,6 +171,19 @@ class DiskTokenCache:
     def close(self) -> None:
         """Releases the file. Idempotent."""
         self._file.close()
+
+
+def _checksum(key: bytes, body: bytes) -> bytes:
+    """Of the entry in its place: under another key the same bytes are damaged."""
+    return crc32(body, crc32(key)).to_bytes(4, "little")
+
+
+def _checked(key: bytes, value: memoryview | None) -> bytes | None:
+    """The entry without its checksum, copied: the map may move once the transaction is over. None if damaged."""
+    if value is None:
+        return None
+    body = bytes(value[:-4])
+    return body if _checksum(key, body) == value[-4:] else None
 
 
 def _used_bytes(txn: Any, database: Any) -> int:

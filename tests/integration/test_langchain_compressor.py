@@ -54,6 +54,37 @@ async def test_the_second_time_encodes_nothing(encoder: HashedEncoder, tmp_path:
         reopened.close()
 
 
+@pytest.mark.parametrize("half", ["younger", "older"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "without a checksum", "another's"])
+def test_an_entry_that_is_damaged_is_encoded_again(
+    encoder: HashedEncoder, tmp_path: Path, damage: str, half: str
+) -> None:
+    def compressed(cache_bytes: int = 1 << 20) -> list[Document]:
+        encoder.documents.clear()
+        compressor = LateInteractionCompressor(encoder=encoder, cache_path=path, cache_bytes=cache_bytes)
+        output = list(compressor.compress_documents(found(), QUERIES[0]))
+        compressor.close()
+        return output
+
+    def change(txn: Any, databases: dict[bytes, Any]) -> None:
+        (one, value), (other, _), *_ = [(bytes(key), bytes(held)) for key, held in txn.cursor(databases[b"a"])]
+        if damage == "flipped":
+            value = value[:-20] + bytes([value[-20] ^ 1]) + value[-19:]
+        elif damage != "another's":
+            value = value[: len(value) // 2 if damage == "cut" else -4]
+        txn.put(other if damage == "another's" else one, value, db=databases[b"a"])
+
+    path = tmp_path / "cache"
+    first = compressed(1 << 20 if half == "younger" else 1)  # a half that is full becomes the older one
+    cache = DiskTokenCache(path, fingerprint=encoder.fingerprint, dense_dim=encoder.dense_dim)
+    cache._file.write("damage", change)
+    cache.close()
+    assert compressed() == first
+    assert len(encoder.documents) == 1
+    assert compressed() == first
+    assert encoder.documents == []
+
+
 def test_inputs_stay_as_they_were(encoder: HashedEncoder) -> None:
     given_documents = found()
     before = copy.deepcopy(given_documents)
