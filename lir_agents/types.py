@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, overload
 from weakref import WeakValueDictionary
 
 from lir_agents.errors import InputError
@@ -30,6 +30,9 @@ __all__ = [
     "ToolSignal",
     "Turn",
 ]
+
+MAX_INT_BITS: Final = 4096
+"""Larger integers are refused where they would be written down: beyond 4,300 digits Python writes none."""
 
 Scalar = str | int | float | bool
 Filter = Mapping[str, Any]
@@ -53,6 +56,23 @@ def _freeze(values: Sequence[str] | None, name: str) -> tuple[str, ...]:
         if not isinstance(value, str) or not value:
             raise InputError(f"holds {value!r}", field=name, remedy="Every entry is a non-empty string.")
     return tuple(values)
+
+
+def _require_writable(value: Any, name: str) -> None:
+    """Refuses an integer beyond `MAX_INT_BITS`, however deep it lies; what holds itself is looked at once."""
+    pending, seen = [(value, name)], set[int]()
+    while pending:
+        item, path = pending.pop()
+        if isinstance(item, int) and item.bit_length() > MAX_INT_BITS:
+            raise InputError(f"is an integer beyond {MAX_INT_BITS} bits", field=path, remedy="Pass it as a string.")
+        if not isinstance(item, Mapping | list | tuple | set | frozenset) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Mapping):
+            pending += [(key, path) for key in item]
+            pending += [(child, f"{path}.{key}" if isinstance(key, str) else path) for key, child in item.items()]
+        else:
+            pending += [(child, f"{path}[{at}]") for at, child in enumerate(item)]
 
 
 # ---------------------------------------------------------------- what goes in
@@ -155,6 +175,9 @@ class ToolSignal:
         output: Its answer: text, or a mapping whose fields `ToolBinding`s can read.
         confidence: How far to trust it, in [0, 1].
         error: Why the tool failed, where it did; such a signal moves no score and is shown in the breakdown.
+
+    Raises:
+        InputError: `confidence` is out of range, or an integer of the output is beyond 4096 bits.
     """
 
     tool: str
@@ -163,6 +186,8 @@ class ToolSignal:
     error: str = ""
 
     def __post_init__(self) -> None:
+        _require_writable(self.confidence, "tool_signal.confidence")
+        _require_writable(self.output, "tool_signal.output")
         if not 0.0 <= self.confidence <= 1.0:
             raise InputError(
                 f"is {self.confidence!r}", field="tool_signal.confidence", remedy="Use a number in [0, 1]."

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lir_agents.errors import InputError
+from lir_agents.types import MAX_INT_BITS
 
 __all__ = [
     "COMMITMENT",
@@ -48,7 +49,6 @@ PART: Final = "$part"
 ERASED: Final = "$erased"
 KEY_BYTES: Final = 16
 MAX_DEPTH: Final = 64
-MAX_INT_BITS: Final = 4096
 _RESERVED: Final = frozenset({COMMITMENT, PART, ERASED})
 _NONE: Final[frozenset[str]] = frozenset()
 _KEYS: Final = "Keys are strings, and none of $commitment, $part, $erased."
@@ -254,7 +254,9 @@ def _check_scalar(item: Any, path: _Path) -> None:
             raise InputError(f"is {item!r}", field=_name(path), remedy="JSON has no such number; use None.")
     elif isinstance(item, int):
         if item.bit_length() > MAX_INT_BITS:
-            raise InputError("is an integer beyond 4096 bits", field=_name(path), remedy="Pass it as a string.")
+            raise InputError(
+                f"is an integer beyond {MAX_INT_BITS} bits", field=_name(path), remedy="Pass it as a string."
+            )
     else:
         kind = type(item).__name__
         raise InputError(f"is {kind}, which is not JSON", field=_name(path), remedy="Use float() or str().")

@@ -161,7 +161,8 @@ def _comparable(item: Any) -> str | float | None:
     """What metadata can equal; None for everything else that a tool may answer."""
     if isinstance(item, str):
         return clean(item)
-    return item if isinstance(item, int | float) and math.isfinite(item) else None
+    # No float is as large as an integer may be.
+    return item if isinstance(item, int) or (isinstance(item, float) and math.isfinite(item)) else None
 
 
 def _named(rooms: Rooms, names: Sequence[str], size: int) -> RowMask:

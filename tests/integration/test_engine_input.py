@@ -197,6 +197,34 @@ def test_the_callers_objects_are_left_as_they_were(index):
     assert repr((filter, history, signals)) == before
 
 
+HUGE = 10**5000
+"""More digits than Python turns into text."""
+
+
+@pytest.mark.parametrize(
+    ("output", "field"),
+    [
+        ({"n": HUGE}, "tool_signal.output.n"),
+        ({"a": [1, {"b": (-HUGE,)}]}, "tool_signal.output.a[1].b[0]"),
+        ({"a": {HUGE}}, "tool_signal.output.a[0]"),
+        ({"a": {HUGE: 1}}, "tool_signal.output.a"),
+        ({("a", HUGE): 1}, "tool_signal.output"),
+    ],
+    ids=["field", "nested", "set", "key", "tuple key"],
+)
+def test_a_number_of_a_tool_that_cannot_be_written_down_is_named(output, field):
+    assert_typed(lambda: ToolSignal("clock", output), field)
+    assert_typed(lambda: ToolSignal("clock", "noon", confidence=HUGE), "tool_signal.confidence")
+
+
+def test_an_answer_that_holds_itself_or_a_large_number_is_taken(index):
+    circle: dict[str, Any] = {"large": 2**4095}
+    circle["itself"] = circle
+    result = index.search("leave", thread_id="t", tool_signals=[ToolSignal("clock", {"large": 2**4095})])
+    assert result.coverage.full
+    assert ToolSignal("clock", circle).output is circle
+
+
 # ---------------------------------------------------------------- documents
 
 
