@@ -234,7 +234,12 @@ def remembered(principal: Principal | None, thread_id: str, said: Iterable[Turn 
 
 
 def _spoken(output: str | Mapping[str, Any]) -> str:
-    return output if isinstance(output, str) else json.dumps(dict(output), sort_keys=True, default=str)
+    if isinstance(output, str):
+        return output
+    try:
+        return json.dumps(dict(output), sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys of a strange type or of several, circles
+        return repr(type(output))
 
 
 def erasure(

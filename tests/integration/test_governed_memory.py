@@ -50,6 +50,18 @@ def test_what_is_remembered_by_hand_is_recorded_and_its_text_is_not(index):
     assert index.audit.confirms(tool["event_id"], '{"at": 12}')
 
 
+CIRCLE: dict[str, Any] = {}
+CIRCLE["itself"] = CIRCLE
+
+
+@pytest.mark.parametrize("odd", [{("a", 1): 1}, {1: 1, "a": 2}, CIRCLE], ids=["tuple key", "two kinds", "circle"])
+def test_an_answer_that_is_no_json_is_recorded_as_far_as_it_goes(index, odd):
+    index.memory.remember(ANN, THREAD, [ToolSignal("odd", odd)])
+    index.search("leave", principal=ANN, thread_id=THREAD, tool_signals=[ToolSignal("odd", odd)])
+    assert [one["tool"] for one in written(index)] == ["odd", "odd", ""]
+    assert len(said(index)) == 3
+
+
 def test_a_search_records_its_turn_and_its_tools_once(index):
     index.search("leave", principal=ANN, thread_id=THREAD, tool_signals=[ToolSignal("clock", "noon")])
     assert [(one["role"], one["tool"]) for one in written(index)] == [("tool", "clock"), ("user", "")]
