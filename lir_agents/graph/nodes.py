@@ -21,10 +21,10 @@ from lir_agents.graph.rooms import HasRooms, Rooms
 from lir_agents.graph.shown import TURNS_BACK, shown_instead, shown_last
 from lir_agents.graph.stages import CHANNELS, Run, run_stage
 from lir_agents.graph.state import Admitted, Found, SearchState, Staged
-from lir_agents.graph.surface import record_event, surface
+from lir_agents.graph.surface import metadata_of, record_event, surface
 from lir_agents.graph.tool_runs import ToolRun, run_tools
 from lir_agents.memory.session import SessionMemory
-from lir_agents.types import Coverage, Hit, SearchResult, StageCoverage, ToolSignal, Turn
+from lir_agents.types import Coverage, SearchResult, StageCoverage, ToolSignal, Turn
 
 __all__ = ["Nodes", "as_documents"]
 
@@ -209,27 +209,9 @@ def _asked_by_model(state: SearchState) -> Sequence[Mapping[str, Any]]:
 def as_documents(result: SearchResult) -> list[LangChainDocument]:
     """Hits as LangChain documents: `id` is the passage id, `metadata["lir"]` what the ranking knows."""
     return [
-        LangChainDocument(id=hit.passage_id, page_content=hit.text, metadata=_metadata(hit, result))
+        LangChainDocument(id=hit.passage_id, page_content=hit.text, metadata=metadata_of(hit, result))
         for hit in result
     ]
-
-
-def _metadata(hit: Hit, result: SearchResult) -> dict[str, Any]:
-    about = {"title": hit.title, "source": hit.source_uri or hit.source or hit.document_id}
-    caveat = result.coverage.caveat
-    return {
-        **{key: value for key, value in about.items() if value},
-        **hit.metadata,
-        "lir": {
-            "score": hit.score,
-            "rank": hit.rank,
-            "breakdown": dict(hit.breakdown),
-            "document_id": hit.document_id,
-            "version": hit.version,
-            "event_id": result.event_id,
-            **({"caveat": caveat} if caveat else {}),
-        },
-    }
 
 
 def _value(staged: Staged[T]) -> T:

@@ -20,9 +20,9 @@ from lir_agents.graph.view import View
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import recheck
 from lir_agents.telemetry import count
-from lir_agents.types import Coverage, Hit, Passage, ToolSignal, Turn
+from lir_agents.types import Coverage, Hit, Passage, SearchResult, ToolSignal, Turn
 
-__all__ = ["readable_now", "record_event", "settings_digest", "surface"]
+__all__ = ["metadata_of", "readable_now", "record_event", "settings_digest", "surface"]
 
 
 def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, ranked: Ranked) -> tuple[Hit, ...]:
@@ -42,6 +42,26 @@ def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, rank
                 hits.append(_hit(rooms, request, passage, ranked, position + offset, rank=len(hits) + 1))
         position += len(chunk)
     return tuple(hits)
+
+
+def metadata_of(hit: Hit, result: SearchResult) -> dict[str, Any]:
+    """A hit's metadata as frameworks carry it: title and source, the document's own, and under `lir` what the
+    ranking knows."""
+    about = {"title": hit.title, "source": hit.source_uri or hit.source or hit.document_id}
+    caveat = result.coverage.caveat
+    return {
+        **{key: value for key, value in about.items() if value},
+        **hit.metadata,
+        "lir": {
+            "score": hit.score,
+            "rank": hit.rank,
+            "breakdown": dict(hit.breakdown),
+            "document_id": hit.document_id,
+            "version": hit.version,
+            "event_id": result.event_id,
+            **({"caveat": caveat} if caveat else {}),
+        },
+    }
 
 
 def readable_now(rooms: Rooms, request: Request, scope: AccessScope, rows: Rows) -> list[bool]:

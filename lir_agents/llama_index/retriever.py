@@ -18,6 +18,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import InputError
+from lir_agents.graph.surface import metadata_of
 from lir_agents.llama_index.filters import to_filter
 from lir_agents.types import Hit, Principal, SearchResult
 
@@ -104,21 +105,10 @@ def as_nodes(result: SearchResult) -> list[NodeWithScore]:
 
 
 def _node(hit: Hit, result: SearchResult) -> TextNode:
-    about = {"title": hit.title, "source": hit.source_uri or hit.source or hit.document_id}
-    caveat = result.coverage.caveat
-    lir = {
-        "score": hit.score,
-        "rank": hit.rank,
-        "breakdown": dict(hit.breakdown),
-        "document_id": hit.document_id,
-        "version": hit.version,
-        "event_id": result.event_id,
-        **({"caveat": caveat} if caveat else {}),
-    }
     return TextNode(
         id_=hit.passage_id,
         text=hit.text,
-        metadata={**{key: value for key, value in about.items() if value}, **hit.metadata, "lir": lir},
+        metadata=metadata_of(hit, result),
         excluded_llm_metadata_keys=["lir"],
         excluded_embed_metadata_keys=["lir"],
         start_char_idx=hit.start,
