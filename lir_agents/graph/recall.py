@@ -10,7 +10,6 @@ from lir_agents.graph.rooms import Rooms
 from lir_agents.memory.records import Entry, clean
 from lir_agents.policy.base import AccessScope
 from lir_agents.policy.masks import scope_mask
-from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import ToolSignal, Turn
 
 __all__ = ["Recalled", "readable_names"]
@@ -52,7 +51,7 @@ def readable_names(rooms: Rooms, scope: AccessScope, names: Sequence[str]) -> se
     """
     snapshot = rooms.catalog.snapshot()
     mask = scope_mask(scope, snapshot.newest_access_class, snapshot.access_keys)
-    rows = rooms.catalog.rows_by_passage_id([name for name in names if parse_passage_id(name)])
+    rows = rooms.catalog.rows_by_passage_id(names)
     documents = rooms.catalog.rows_of([name for name in names if name not in rows])
     rows |= {name: int(found[0]) for name, found in documents.items() if len(found)}
     return {name for name, row in rows.items() if row < len(mask) and mask[row]}

@@ -7,6 +7,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -83,13 +84,14 @@ def rows_by_passage_id(connection: sqlite3.Connection, passage_ids: Sequence[str
         " CROSS JOIN version v ON v.document = d.number AND v.version = w.version"
         " CROSS JOIN passage p ON p.version = v.number AND p.ordinal = w.ordinal WHERE v.born IS NOT NULL"
     )
-    parsed = [parts for name in dict.fromkeys(passage_ids) if (parts := parse_passage_id(name))]
+    names = {parts: name for name in dict.fromkeys(passage_ids) if (parts := parse_passage_id(name))}
+    parsed = list(names)
     found: dict[str, int] = {}
     for start in range(0, len(parsed), _NAMES_AT_ONCE):
         some = parsed[start : start + _NAMES_AT_ONCE]
         marks = ",".join(["(?,?,?)"] * len(some))
-        rows = connection.execute(query.format(marks), [value for parts in some for value in parts])
-        found |= {passage_id(document, version, ordinal): row for document, version, ordinal, row in rows}
+        rows = connection.execute(query.format(marks), tuple(chain.from_iterable(some)))
+        found |= {names[document, version, ordinal]: row for document, version, ordinal, row in rows}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,11 @@ __all__ = [
 ]
 
 
+_PLAIN_INT = "(0|[1-9][0-9]{0,17})"
+"""What `str` writes for an int >= 0 of at most 18 digits, which always fits SQLite's 64 bits."""
+_PASSAGE_ID = re.compile(rf"(.+)#{_PLAIN_INT}\.{_PLAIN_INT}", re.DOTALL)
+
+
 def passage_id(document_id: str, version: int, ordinal: int) -> str:
     """Names one immutable passage: `<document id>#<version>.<ordinal>`, `ordinal` from 0.
 
@@ -34,16 +40,8 @@ def passage_id(document_id: str, version: int, ordinal: int) -> str:
 
 def parse_passage_id(text: str) -> tuple[str, int, int] | None:
     """The (document id, version, ordinal) that `passage_id` joined; None where `text` is no passage id."""
-    document_id, mark, tail = text.rpartition("#")
-    version, dot, ordinal = tail.partition(".")
-    if not (mark and dot and document_id) or not (_plain_int(version) and _plain_int(ordinal)):
-        return None
-    return document_id, int(version), int(ordinal)
-
-
-def _plain_int(text: str) -> bool:
-    """True for what `str` writes for an int >= 0 of at most 18 digits, which always fits SQLite's 64 bits."""
-    return text.isascii() and text.isdigit() and len(text) <= 18 and (text == "0" or text[0] != "0")
+    found = _PASSAGE_ID.fullmatch(text)
+    return None if found is None else (found[1], int(found[2]), int(found[3]))
 
 
 # ---------------------------------------------------------------- what goes in
