@@ -38,7 +38,7 @@ class Limits:
     @classmethod
     def of(cls, settings: LimitSettings, clock: Callable[[], float] = time.monotonic) -> Limits:
         """As the settings say."""
-        at_work = settings.at_work or max(4, 2 * (os.cpu_count() or 1))
+        at_work = settings.at_work or max(2, os.cpu_count() or 1)
         return cls(
             threads=SideCalls("lir-search", at_most=at_work + settings.stuck),
             admission=Admission(at_work, settings.waiting),
