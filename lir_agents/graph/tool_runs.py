@@ -17,7 +17,7 @@ from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import InputError
-from lir_agents.memory.records import clean, plain
+from lir_agents.memory.records import as_text, clean, plain
 from lir_agents.types import ToolSignal
 
 __all__ = ["ToolRun", "run_tools", "signal_of"]
@@ -150,10 +150,11 @@ def signal_of(name: str, message: ToolMessage, *, max_chars: int) -> ToolSignal:
 def _output(message: ToolMessage, max_chars: int) -> str | Mapping[str, Any]:
     """Fields where the tool answered in fields (as artifact, or as JSON), else text; JSON data either way."""
     if isinstance(message.artifact, Mapping):
-        fields, text = plain(message.artifact), clean(json.dumps(plain(message.artifact), ensure_ascii=False))
+        fields = plain(message.artifact)
+        text = as_text(fields)
         return fields if isinstance(fields, dict) and len(text) <= max_chars else text[:max_chars]
     # Blocks of text are read as text; blocks of anything else as the JSON that they are.
-    text = clean(str(message.text) or json.dumps(plain(message.content), ensure_ascii=False))
+    text = clean(str(message.text) or as_text(plain(message.content)))
     if text.lstrip()[:1] == "{" and len(text) <= max_chars:
         try:
             fields = plain(json.loads(text))

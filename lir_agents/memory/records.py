@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
+from lir_agents.audit.canonical import MAX_DEPTH
 from lir_agents.types import Principal, ToolSignal, Turn
 
-__all__ = ["Entry", "clean", "digest", "entry_of_signal", "entry_of_turn", "plain", "principal_label"]
+__all__ = ["Entry", "as_text", "clean", "digest", "entry_of_signal", "entry_of_turn", "plain", "principal_label"]
 
 Kind = Literal["user", "assistant", "tool"]
 _KINDS: Final = get_args(Kind)
@@ -103,7 +104,7 @@ def entry_of_turn(turn: Turn, *, at: datetime, expires: datetime, max_chars: int
 def entry_of_signal(signal: ToolSignal, *, at: datetime, expires: datetime, max_chars: int) -> Entry:
     """A tool's answer as it is kept. Fields are kept whole where they fit, else as text that is cut."""
     output = None if isinstance(signal.output, str) else plain(signal.output)
-    text = clean(signal.output) if isinstance(signal.output, str) else json.dumps(output, ensure_ascii=False)
+    text = clean(signal.output) if isinstance(signal.output, str) else as_text(output)
     return Entry(
         kind="tool",
         text=text[:max_chars],
@@ -127,12 +128,30 @@ def clean(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """JSON data of whatever a tool gave: objects become text, NaN and infinities None. Text where it is no data."""
+    """JSON data of whatever a tool gave: objects become text, NaN and infinities None.
+
+    Text where it is no data, and where it is nested deeper than the audit log and stores take: a tool's answer must
+    cost nobody the search, nor, by what it makes fail, the memory of others.
+    """
     try:
         text = _NUL.sub(r"\1\\ufffd", clean(json.dumps(value, default=str, ensure_ascii=False)))
-        return json.loads(text, parse_constant=lambda _: None, parse_int=_integer)
+        data = json.loads(text, parse_constant=lambda _: None, parse_int=_integer)
     except (TypeError, ValueError, RecursionError):  # keys of a strange type, circles, bottomless nesting
         return clean(repr(type(value)))
+    return data if _shallow(data) else text
+
+
+def as_text(data: Any) -> str:
+    """What `plain` made, as text: what is text already as it is, anything else as JSON."""
+    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+
+
+def _shallow(data: Any) -> bool:
+    level = [data] if isinstance(data, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        children = (child for item in level for child in (item.values() if isinstance(item, dict) else item))
+        level = [child for child in children if isinstance(child, dict | list)]
+    return not level
 
 
 def _integer(digits: str) -> int | str:

@@ -219,6 +219,22 @@ def test_garbage_is_never_read_as_an_entry(value):
         Entry.from_value("k", value)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"n": value}
+    return value
+
+
+def test_one_conversations_deep_answers_do_not_open_the_circuit_breaker_of_everybodys_memory(quick_path, encoder):
+    with LateInteractionIndex.open(quick_path / "file.lir", encoder=encoder) as index:
+        index.add([Document(id="d", text="Rules about leave.")])
+        for levels in (65, 255, 300, 400, 500, 600, 5000):
+            index.search("leave", thread_id="theirs", tool_signals=[ToolSignal("t", nested(levels))])
+        result = index.search("leave", thread_id="mine")
+    assert result.coverage.stages["memory"].status == "ok"
+
+
 def test_what_a_caller_remembers_by_hand_cannot_break_a_search(index):
     odd = [
         Turn("user", ""),

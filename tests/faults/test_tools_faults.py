@@ -102,6 +102,21 @@ def deep_json() -> str:
 
 
 @tool
+def nested_json() -> str:
+    """Answers deeper than the audit log and stores take."""
+    return '{"n":' * 300 + "1" + "}" * 300
+
+
+@tool(response_format="content_and_artifact")
+def nested_fields() -> tuple[str, Any]:
+    """The same, in fields."""
+    fields: dict[str, Any] = {"n": 1}
+    for _ in range(100):
+        fields = {"n": [fields]}
+    return "", fields
+
+
+@tool
 def strange() -> Any:
     """Answers an object."""
     return object()
@@ -144,6 +159,8 @@ TOOLS = [
     circle,
     broken_json,
     deep_json,
+    nested_json,
+    nested_fields,
     strange,
     nothing,
 ]
@@ -287,6 +304,14 @@ def test_a_malformed_call_is_refused_by_its_name(index, calls):
 
 def test_arguments_that_are_no_json_are_recorded_as_text(index):
     assert ask(index, [call("fine", number=3, extra=object())]).coverage.stages["tools"].status == "ok"
+
+
+def test_arguments_that_are_nested_deeper_than_the_log_takes_cost_nobody_the_search(index):
+    deep: Any = 1
+    for _ in range(100):
+        deep = {"x": deep}
+    assert ask(index, [call("fine", number=3, extra=deep)]).coverage.stages["tools"].status == "ok"
+    assert not index.audit.verify().problems
 
 
 def test_a_models_message_asks_for_tools(index):
