@@ -238,7 +238,7 @@ def _spoken(output: str | Mapping[str, Any]) -> str:
         return output
     try:
         return json.dumps(dict(output), sort_keys=True, default=str)
-    except (TypeError, ValueError, RecursionError):  # keys of a strange type or of several, circles
+    except Exception:  # noqa: BLE001 - keys of a strange type or of several, circles, objects that raise
         return repr(type(output))
 
 

@@ -136,7 +136,7 @@ def plain(value: Any) -> Any:
     try:
         text = _NUL.sub(r"\1\\ufffd", clean(json.dumps(value, default=str, ensure_ascii=False)))
         data = json.loads(text, parse_constant=lambda _: None, parse_int=_integer)
-    except (TypeError, ValueError, RecursionError):  # keys of a strange type, circles, bottomless nesting
+    except Exception:  # noqa: BLE001 - strange keys, circles, bottomless nesting, objects that raise what they like
         return clean(repr(type(value)))
     return data if _shallow(data) else text
 

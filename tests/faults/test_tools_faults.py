@@ -116,6 +116,19 @@ def nested_fields() -> tuple[str, Any]:
     return "", fields
 
 
+class Mute:
+    """Cannot be written down."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@tool(response_format="content_and_artifact")
+def mute_fields() -> tuple[str, Any]:
+    """Answers an object that cannot be written down."""
+    return "", {"n": 3, "object": Mute()}
+
+
 @tool
 def strange() -> Any:
     """Answers an object."""
@@ -161,6 +174,7 @@ TOOLS = [
     deep_json,
     nested_json,
     nested_fields,
+    mute_fields,
     strange,
     nothing,
 ]

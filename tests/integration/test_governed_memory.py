@@ -54,7 +54,16 @@ CIRCLE: dict[str, Any] = {}
 CIRCLE["itself"] = CIRCLE
 
 
-@pytest.mark.parametrize("odd", [{("a", 1): 1}, {1: 1, "a": 2}, CIRCLE], ids=["tuple key", "two kinds", "circle"])
+class Mute:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{("a", 1): 1}, {1: 1, "a": 2}, CIRCLE, {"a": Mute()}],
+    ids=["tuple key", "two kinds", "circle", "mute object"],
+)
 def test_an_answer_that_is_no_json_is_recorded_as_far_as_it_goes(index, odd):
     index.memory.remember(ANN, THREAD, [ToolSignal("odd", odd)])
     index.search("leave", principal=ANN, thread_id=THREAD, tool_signals=[ToolSignal("odd", odd)])
