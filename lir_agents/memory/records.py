@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
 from lir_agents.audit.canonical import MAX_DEPTH
+from lir_agents.errors import InputError
 from lir_agents.types import Principal, ToolSignal, Turn
 
 __all__ = ["Entry", "as_text", "clean", "digest", "entry_of_signal", "entry_of_turn", "plain", "principal_label"]
@@ -81,7 +82,7 @@ class Entry:
             raise ValueError("memory did not write this entry")
         if isinstance(value["passage_ids"], str):
             raise TypeError("passage_ids is one string")
-        return cls(
+        entry = cls(
             kind=kind,
             text=str(value["text"]),
             passage_ids=tuple(map(str, value["passage_ids"])),
@@ -93,6 +94,12 @@ class Entry:
             error=str(value.get("error", "")),
             key=key,
         )
+        if kind == "tool":
+            try:
+                _ = entry.signal
+            except InputError as error:  # not an input of whoever asks
+                raise ValueError("memory did not write this entry") from error
+        return entry
 
 
 def entry_of_turn(turn: Turn, *, at: datetime, expires: datetime, max_chars: int) -> Entry:

@@ -182,6 +182,7 @@ GARBAGE: list[dict[str, Any]] = [
     {**GOOD, "kind": "tool", "tool": "t", "output": {"n": 3}, "confidence": 1e9},
     {**GOOD, "kind": "tool", "tool": "t", "output": {"n": 3}, "confidence": float("nan")},
     {**GOOD, "kind": "tool", "tool": "t", "output": {"n": 3}, "confidence": "full"},
+    {**GOOD, "kind": "tool", "tool": "t", "output": {"n": [10**2000]}, "confidence": 1},
 ]
 
 
