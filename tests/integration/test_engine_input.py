@@ -7,7 +7,7 @@ import math
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,32 @@ HUGE = 10**5000
 def test_a_number_of_a_tool_that_cannot_be_written_down_is_named(output, field):
     assert_typed(lambda: ToolSignal("clock", output), field)
     assert_typed(lambda: ToolSignal("clock", "noon", confidence=HUGE), "tool_signal.confidence")
+
+
+class Made(Mapping[str, Any]):
+    """Makes what it holds when it is asked for, and keeps none of it."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("n")
+
+    def __getitem__(self, key: str) -> Any:
+        return Made(self.levels - 1) if self.levels else HUGE
+
+
+def test_such_a_number_is_found_however_deep_it_lies_in_a_moment():
+    assert_typed(lambda: ToolSignal("clock", Made(5)), "tool_signal.output.n.n.n")
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = {"n": deep}
+    began = time.process_time()
+    ToolSignal("clock", deep)
+    assert time.process_time() - began < 5
 
 
 def test_an_answer_that_holds_itself_or_a_large_number_is_taken(index):
