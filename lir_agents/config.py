@@ -120,7 +120,10 @@ class LimitSettings(_Section):
         "it, also where the search has no budget. What is not named may take its share of the search's budget.",
     )
     at_work: int | None = Field(
-        None, ge=1, le=1024, description="Searches that work at a time; None: one for each processor, at least 2."
+        None,
+        ge=1,
+        le=1024,
+        description="Searches that work at a time; None: one for each processor of this process, at least 2.",
     )
     waiting: int = Field(
         256, ge=0, le=100_000, description="Searches that may wait for their turn; more are refused at once."

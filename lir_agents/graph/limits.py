@@ -38,7 +38,7 @@ class Limits:
     @classmethod
     def of(cls, settings: LimitSettings, clock: Callable[[], float] = time.monotonic) -> Limits:
         """As the settings say."""
-        at_work = settings.at_work or max(2, os.cpu_count() or 1)
+        at_work = settings.at_work or max(2, _processors())
         return cls(
             threads=SideCalls("lir-search", at_most=at_work + settings.stuck),
             admission=Admission(at_work, settings.waiting),
@@ -53,3 +53,9 @@ class Limits:
             },
             clock=clock,
         )
+
+
+def _processors() -> int:
+    """Those that this process may use, which a container or a batch system can limit."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from lir_agents.config import LimitSettings, SearchSettings, Settings
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import BudgetExceeded, InputError, Overloaded
 from lir_agents.graph import RetrievalContext, build_graph
+from lir_agents.graph.limits import Limits
 from lir_agents.types import SearchResult
 from tests.faults.seam import Stall, troubled
 from tests.hashed_encoder import HashedEncoder
@@ -108,6 +110,14 @@ async def test_a_budget_changes_nothing_of_the_answer(index):
 def test_a_budget_is_a_number_above_nothing(index, budget_ms):
     with pytest.raises(InputError, match="budget_ms"):
         index.search("leave", principal=ALICE, budget_ms=budget_ms)
+
+
+@pytest.mark.parametrize(("processors", "at_work"), [(1, 2), (2, 2), (7, 7)])
+def test_as_many_searches_work_as_this_process_may_use_processors(monkeypatch, processors, at_work):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    admission = Limits.of(LimitSettings()).admission
+    assert sum(admission.claim() for _ in range(100)) == at_work
 
 
 @pytest.mark.parametrize("budget_ms", [1e16, 1e300])
