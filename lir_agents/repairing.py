@@ -186,8 +186,10 @@ def _drop(layout: IndexLayout, seen: _Seen, encoder: Encoder) -> None:
             demand_erasure(catalog)  # an older copy of a store may hold what was erased since
     directories = {"tokens": layout.tokens, "lexical": layout.lexical, "vectors": layout.vectors}
     for store in {finding.store for finding in seen.findings if finding.mend == "rebuild"}:
-        if directories[store].exists():
+        if directories[store].is_dir():
             shutil.rmtree(directories[store])
+        else:  # a file in its place is foreign, too
+            directories[store].unlink(missing_ok=True)
     if seen.damaged is not None and len(seen.damaged):
         with closing(LmdbTokens.open(layout.tokens, codec, encoder.dense_dim)) as tokens:
             tokens.delete(seen.damaged)

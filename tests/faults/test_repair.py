@@ -156,6 +156,14 @@ def test_a_derived_store_that_cannot_be_read_is_named_and_made_again(path, wante
 
 
 @pytest.mark.parametrize("store", ["tokens", "lexical", "vectors"])
+def test_a_file_where_a_store_should_be_is_replaced_by_the_store(path, wanted, store):
+    directory = file_of(path, store).parents[1 if store == "vectors" else 0]
+    shutil.rmtree(directory)
+    directory.write_bytes(b"GIF89a")
+    assert stores(mended(path, wanted)) == {store}
+
+
+@pytest.mark.parametrize("store", ["tokens", "lexical", "vectors"])
 def test_a_corrupted_page_is_found_or_harmless_and_mended(path, wanted, store):
     assert damaged_pages(path, wanted, store, range(2)) > 0
 
