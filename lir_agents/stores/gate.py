@@ -41,9 +41,14 @@ class Gate:
         """Passes when nobody is inside, and keeps everybody out until it is done."""
         with self._changed:
             self._waiting += 1
-            while self._alone or self._inside:
-                self._changed.wait()
-            self._waiting -= 1
+            try:
+                while self._alone or self._inside:
+                    self._changed.wait()
+            except BaseException:  # a signal ended the wait: whoever let this one go first need not any more
+                self._changed.notify_all()
+                raise
+            finally:
+                self._waiting -= 1
             self._alone = True
         try:
             yield
