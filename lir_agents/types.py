@@ -31,6 +31,9 @@ __all__ = [
     "Turn",
 ]
 
+MAX_DEPTH: Final = 64
+"""Levels of nesting that are written down, in the log and in memory."""
+
 MAX_INT_BITS: Final = 4096
 """Larger integers are refused where they would be written down: beyond 4,300 digits Python writes none."""
 

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lir_agents.errors import InputError
-from lir_agents.types import MAX_INT_BITS
+from lir_agents.types import MAX_DEPTH, MAX_INT_BITS
 
 __all__ = [
     "COMMITMENT",
@@ -48,7 +48,6 @@ COMMITMENT: Final = "$commitment"
 PART: Final = "$part"
 ERASED: Final = "$erased"
 KEY_BYTES: Final = 16
-MAX_DEPTH: Final = 64
 _RESERVED: Final = frozenset({COMMITMENT, PART, ERASED})
 _NONE: Final[frozenset[str]] = frozenset()
 _KEYS: Final = "Keys are strings, and none of $commitment, $part, $erased."
