@@ -59,7 +59,7 @@ class FusionWeights:
     dense: float = 0.3
     lexical: float = 0.12
     block: float = 0.5
-    neighbours: float = 0.3
+    neighbours: float = 0.2
     neighbour_count: int = 10
     context: float = 0.5
     context_terms: float = 0.35
