@@ -126,7 +126,7 @@ def _vault_keeper(
     audit: AuditLog,
     opening: ExitStack,
 ) -> VaultKeeper:
-    """Of the vault, if one is given; every look into it is recorded."""
+    """Keeps the vault, if one is given; every look into it is recorded."""
     sealed = open_vault(catalog, vault, cleaner, partial(_record_reveal, audit))
     if sealed is not None:
         opening.callback(sealed.close)
@@ -147,7 +147,9 @@ def _derived_stores(
     route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
     vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
     opening.callback(vectors.close)
-    if catalog.get_meta("token_bits") is None:  # only now: an opening that failed has fixed nothing
+    if (
+        catalog.get_meta("token_bits") is None
+    ):  # only now that all three are open: one that is not has fixed nothing
         catalog.set_meta("token_bits", str(bits))
     return tokens, lexical, vectors
 

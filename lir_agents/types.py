@@ -197,7 +197,8 @@ class ToolSignal:
         error: Why the tool failed, where it did; such a signal moves no score and is shown in the breakdown.
 
     Raises:
-        InputError: `confidence` is out of range, or an integer of the output is beyond 4096 bits.
+        InputError: `tool` or `error` is no text, `confidence` is out of range, or an integer of the output is
+            beyond 4096 bits.
     """
 
     tool: str
@@ -206,6 +207,9 @@ class ToolSignal:
     error: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("tool", "error"):
+            if not isinstance(given := getattr(self, name), str):
+                raise InputError(f"is a {type(given).__name__}", field=f"tool_signal.{name}", remedy="Pass text.")
         _require_writable(self.confidence, "tool_signal.confidence")
         _require_writable(self.output, "tool_signal.output")
         if not 0.0 <= self.confidence <= 1.0:

@@ -49,8 +49,8 @@ class Together(Generic[K, A, R]):
             were a moment ago. Where it raises it is asked anew for each call alone, so that an error is only ever
             told to who caused it.
         most: How many calls of a kind may go into one run.
-        at_once: Runs at the same time that nobody waits for company for, >= 1.
-        lanes: Runs at the same time, >= at_once; those beyond it are for groups of several that are full.
+        at_once: Lanes that take whoever is first, alone or not, >= 1.
+        lanes: All lanes, >= at_once; those beyond it take full groups of several only.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lir_agents.errors import BudgetExceeded, Overloaded
@@ -39,7 +39,16 @@ being woken for each part: a search that is in time is one hand-over, and no mor
 _LONGEST_REST_S: Final = 3600.0
 """Whoever waits looks at least so often: no clock of a system waits for any number of seconds."""
 
-_HELD: ContextVar[tuple[Admission, ...]] = ContextVar("lir-held", default=())
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A place that a search has, until it is over; what the search began may go on after it, in its context."""
+
+    admission: Admission
+    over: bool = False
+
+
+_HELD: ContextVar[tuple[_Held, ...]] = ContextVar("lir-held", default=())
 """Where the work of this context has a place. A search within it (a callback's, a policy's) is part of that work:
 waiting for a place of its own, it could wait for itself."""
 
@@ -68,10 +77,11 @@ class Conducted:
         admitted: bool = True,
     ) -> None:
         self._limits, self._underway, self._take = limits, underway, take
-        held = _HELD.get()
-        self._admitted = admitted and limits.admission not in held
+        held = tuple(one for one in _HELD.get() if not one.over)
+        self._admitted = admitted and all(one.admission is not limits.admission for one in held)
         self._state = state
-        self._held = (*held, limits.admission) if self._admitted else held
+        self._place = _Held(limits.admission)
+        self._held = (*held, self._place) if self._admitted else held
         self._context = contextvars.copy_context()  # whoever frees a place for this search is somebody else
         self._context.run(_HELD.set, self._held)
         self._left = list(steps)
@@ -95,6 +105,7 @@ class Conducted:
             self._walk(self._attempt)
         finally:
             _HELD.reset(token)
+            self._place.over = True
             if self._admitted:
                 self._limits.admission.leave(None, self._took_s())
         return True
@@ -149,6 +160,7 @@ class Conducted:
                 raise self._error
         finally:
             self._attempt.give_up()
+            self._place.over = True
             if place is not None:
                 self._limits.admission.leave(place, self._took_s())
 

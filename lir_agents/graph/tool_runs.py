@@ -78,10 +78,11 @@ def run_tools(
             node.invoke({"messages": [AIMessage(content="", tool_calls=runnable)]}, config)
         except Exception as error:  # noqa: BLE001 - what ToolNode cannot hand to a tool is that tool's failure
             failure = clean(f"{type(error).__name__}: {error}")[:500]
-    return [
-        runs.get(str(call["id"]), ToolRun(ToolSignal(call["name"], "", 0.0, error=failure), _arguments(call), 0.0))
-        for call in asked
-    ]
+    return [runs.get(str(call["id"]), _not_run(call, failure)) for call in asked]
+
+
+def _not_run(call: ToolCall, failure: str) -> ToolRun:
+    return ToolRun(ToolSignal(str(call["name"]), "", 0.0, error=failure), _arguments(call), 0.0)
 
 
 def _asked(call: Any, position: int) -> ToolCall:

@@ -21,7 +21,8 @@ __all__ = ["DATABASES", "PASSAGES", "SEGMENTS", "SEGMENT_BYTES", "Change", "key"
 PASSAGES, SEGMENTS, _MEMBERS, _STATE = DATABASES = b"passages", b"segments", b"members", b"state"
 SEGMENT_BYTES = 1 << 20
 """Codes of a segment, roughly: the page that its end shares with nothing is then less than .5 % of it."""
-_LARGEST_NUMBER = 2**32 - 1
+_MOST_SEGMENTS = 2**31
+"""More there never are (two petabytes): a larger number is damage. Entries have room for twice as many."""
 _MEMBER = np.dtype([("row", "<u8"), ("count", "<u4")])
 
 
@@ -87,7 +88,7 @@ class Change:
     def _newest(self) -> int:
         """The number of the newest segment. A record that is damaged must not make one overwrite another."""
         recorded = int.from_bytes(self._txn.get(_STATE, db=self._databases[_STATE]) or b"", "big")
-        numbers = [recorded if recorded < _LARGEST_NUMBER else 0]
+        numbers = [recorded if recorded < _MOST_SEGMENTS else 0]
         for name in (SEGMENTS, _MEMBERS):
             cursor = self._txn.cursor(self._databases[name])
             numbers += [int.from_bytes(cursor.key(), "big")] if cursor.last() else []

@@ -151,6 +151,9 @@ class LmdbTokens:
     def lent(self, rows: Rows) -> Iterator[LentTokens]:
         """The codes of rows where they lie in the mapped file, in the order asked for, until the context ends.
 
+        Within it nothing else may be asked of this store by the same thread: a write that has to map the file anew
+        waits until nobody reads, and whoever comes after it waits for the write.
+
         Args:
             rows: int64 [n]; a missing row has no tokens.
 
@@ -177,8 +180,8 @@ class LmdbTokens:
     def rows(self) -> Rows:
         """Every row held, int64, sorted."""
         with self._file.reading("rows") as (txn, databases):
-            keys = b"".join(txn.cursor(databases[PASSAGES]).iternext(keys=True, values=False))
-        return np.frombuffer(keys, ">u8").astype(np.int64)
+            numbers = b"".join(txn.cursor(databases[PASSAGES]).iternext(keys=True, values=False))
+        return np.frombuffer(numbers, ">u8").astype(np.int64)
 
     def size_bytes(self) -> int:
         """Bytes of the pages that live entries occupy; free pages of the file are not counted."""
@@ -232,8 +235,8 @@ class LmdbTokens:
     def _damaged(self) -> list[int]:
         with self._file.reading("verify") as (txn, databases):
             change, wrong = Change(txn, databases, self._layout), []
-            for key, value in txn.cursor(databases[PASSAGES]):
-                row = int.from_bytes(key, "big")
+            for number, value in txn.cursor(databases[PASSAGES]):
+                row = int.from_bytes(number, "big")
                 entries, broken = self._layout.entries(np.array([row]), [value])
                 if broken[0] or not change.whole(row, entries[0]):
                     wrong.append(row)
@@ -243,7 +246,8 @@ class LmdbTokens:
         """Segments that hold codes of no row, and small ones that could lie together, in portions."""
         with self._file.reading("compact") as (txn, databases):
             change = Change(txn, databases, self._layout)
-            held = [(int.from_bytes(key, "big"), len(value)) for key, value in txn.cursor(databases[SEGMENTS])]
+            found = txn.cursor(databases[SEGMENTS])
+            held = [(int.from_bytes(number, "big"), len(value)) for number, value in found]
             holes = {segment for segment, size in held if change.live(segment) * self.codec.width < size}
         small = {segment for segment, size in held if size < _SMALL_BYTES}
         sizes = {

@@ -282,6 +282,23 @@ def test_a_search_within_a_search_needs_no_place_of_its_own(quick_path, budget_m
         assert index.rooms.limits.admission._working == 0
 
 
+@pytest.mark.parametrize("budget_ms", [None, 10_000])
+def test_what_a_search_began_and_left_behind_needs_a_place_of_its_own_after_it(quick_path, budget_ms):
+    kept: list[contextvars.Context] = []
+
+    class Leaves(BaseCallbackHandler):
+        def on_chain_start(self, serialized: Any, inputs: Any, *, name: str = "", **more: Any) -> None:
+            if name == "rerank":
+                kept.append(contextvars.copy_context())
+
+    with opened(quick_path, at_work=1, waiting=0) as index:
+        graph = RunnableLambda(lambda query: index.search(query, principal=ALICE, budget_ms=budget_ms))
+        graph.invoke("leave", {"callbacks": [Leaves()]})
+        assert index.rooms.limits.admission.claim()
+        with pytest.raises(Overloaded):
+            kept[0].run(index.search, "leave", principal=ALICE, budget_ms=budget_ms)
+
+
 def test_a_system_without_threads_is_a_refusal_and_costs_no_place(index, monkeypatch):
     def no_thread(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -525,3 +525,10 @@ def test_search_without_a_principal_is_refused_and_recorded(quick_path, encoder)
         assert index.audit.size == events + 1
         assert event.payload["decision"]["allowed"] is False
         assert np.all([hit.document_id == "a" for hit in index.search("secret", principal=Principal("x"))])
+
+
+@pytest.mark.parametrize(("field", "given"), [("tool", {"tool": 5}), ("error", {"error": ValueError("no")})])
+def test_a_signal_names_what_is_no_text(field, given):
+    with pytest.raises(InputError, match="is a ") as raised:
+        ToolSignal(**{"tool": "clock", "output": "x", **given})
+    assert raised.value.field == f"tool_signal.{field}"
