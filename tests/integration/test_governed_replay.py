@@ -72,13 +72,16 @@ def test_it_replays_after_the_index_has_moved_on(index):
 
 def test_a_search_of_the_past_replays_as_of_that_past(index):
     index.add([Document(id="new", text="The canteen serves soup.", acl=["group:staff"])])
-    result = index.search("the canteen serves soup", principal=STAFF, as_of=1)
-    moment = index.search("canteen", principal=STAFF, as_of=index.versions("new", principal=STAFF)[0].added_at)
+    asked = {"the canteen serves soup": 1, "canteen": index.versions("new", principal=STAFF)[0].added_at}
+    past = {query: index.search(query, principal=STAFF, as_of=at) for query, at in asked.items()}
+    assert "new" not in {hit.document_id for hit in past["the canteen serves soup"]}
+    for result in past.values():
+        assert replayed(index.replay(result.event_id, principal=AUDITOR)) == ranking(result)
     index.erase(["zurich/vpn"])
-    assert "new" not in {hit.document_id for hit in result}
-    for past in (result, moment):
-        report = index.replay(past.event_id, principal=AUDITOR)
-        assert replayed(report) == ranking(past)
+    # It stood among the candidates, whose spread is the unit of every score: near ties may fall the other way.
+    for query, at in asked.items():
+        again = index.search(query, principal=STAFF, as_of=at)
+        assert replayed(index.replay(past[query].event_id, principal=AUDITOR)) == ranking(again)
 
 
 def test_it_asks_with_the_grants_of_who_asked(index):
