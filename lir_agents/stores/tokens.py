@@ -27,6 +27,7 @@ from lir_agents.arrays import LentTokens, PackedTokens, Rows
 from lir_agents.codes import TokenCodec
 from lir_agents.stores.base import REBUILD
 from lir_agents.stores.mapped import MappedFile, portions
+from lir_agents.stores.token_entries import AT_ONCE, LookedUp
 from lir_agents.stores.token_layout import Entries, TokenLayout, damaged
 from lir_agents.stores.token_segments import DATABASES, PASSAGES, SEGMENT_BYTES, SEGMENTS, Change, key, keys
 
@@ -44,7 +45,7 @@ class LmdbTokens:
     def __init__(self, layout: TokenLayout, file: MappedFile) -> None:
         self._layout = layout
         self._file = file
-        self._known: tuple[tuple[int, int], dict[int, tuple[int, int]]] = (-1, -1), {}
+        self._looked_up = LookedUp((-1, -1), layout.dense_dim)
 
     @classmethod
     def open(
@@ -175,7 +176,10 @@ class LmdbTokens:
             IntegrityError: An entry fails its checksum; the message names the row.
         """
         with self._file.reading("pooled") as (txn, databases):
-            return self._layout.pooled(self._entries(txn, databases, rows))
+            if len(rows) > AT_ONCE:
+                return self._layout.pooled(self._entries(txn, databases, rows))
+            known, slots = self._look_up(txn, databases, rows)
+            return known.pooled.take(slots, axis=0)
 
     def rows(self) -> Rows:
         """Every row held, int64, sorted."""
@@ -212,25 +216,44 @@ class LmdbTokens:
         return found
 
     def _places(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> LentTokens:
-        codec, entries = self.codec, self._entries(txn, databases, rows)
-        segments, which = np.unique(entries["segment"], return_inverse=True)
+        codec = self.codec
+        if len(rows) > AT_ONCE:
+            entries = self._entries(txn, databases, rows)
+            segment, first, counts = (entries[name].astype(np.int64) for name in ("segment", "first", "count"))
+        else:
+            known, slots = self._look_up(txn, databases, rows)
+            segment, first, counts = known.places.take(slots, axis=0).astype(np.int64).T
+        segments, which = np.unique(segment, return_inverse=True)
         spans = self._spans(txn, databases[SEGMENTS], segments.tolist())
         starts, sizes = np.array(spans, np.int64).reshape(-1, 2)[which].T
-        first, counts = entries["first"].astype(np.int64), entries["count"].astype(np.int64)
         if (wrong := (counts > 0) & ((first + counts) * codec.width > sizes)).any():
             raise damaged(np.asarray(rows)[wrong].tolist())
         return LentTokens(starts + first * codec.width, counts, codec)
 
     def _spans(self, txn: Any, database: Any, segments: Sequence[int]) -> list[tuple[int, int]]:
         """Where segments begin, and how many bytes they have."""
-        # Of one state of the file only: a segment that is gone must be missed, not read where it was.
-        state, known = self._known
-        if state != (self._file.mapping, txn.id()):
-            self._known = state, known = (self._file.mapping, txn.id()), {}
+        known = self._now(txn).spans
         for segment in segments:
             if segment not in known:
                 known[segment] = _span(txn.get(key(segment), db=database))
         return [known[segment] for segment in segments]
+
+    def _look_up(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> tuple[LookedUp, NDArray[np.intp]]:
+        """What is kept of rows, at most `AT_ONCE`, and in which slots."""
+        known, numbers = self._now(txn), rows.tolist()
+        if missing := known.missing(numbers):
+            entries = self._entries(txn, databases, np.array(missing, np.int64))
+            if not known.add(missing, entries, self._layout.pooled(entries)):
+                self._looked_up = LookedUp(known.state, self._layout.dense_dim)
+                return self._look_up(txn, databases, rows)
+        return known, known.slots(numbers)
+
+    def _now(self, txn: Any) -> LookedUp:
+        """Of this state of the file: a row or a segment that is gone must be missed, not read where it was."""
+        known, state = self._looked_up, (self._file.mapping, txn.id())
+        if known.state != state:
+            self._looked_up = known = LookedUp(state, self._layout.dense_dim)
+        return known
 
     def _damaged(self) -> list[int]:
         with self._file.reading("verify") as (txn, databases):
