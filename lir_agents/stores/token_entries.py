@@ -31,16 +31,19 @@ class LookedUp:
     Args:
         state: The mapping and the transaction.
         dense_dim: Width of a pooled vector.
+        spans: Segment to where its codes begin, and how many bytes they have, as far as known in this state.
 
     Attributes:
-        spans: Segment to where its codes begin, and how many bytes they have.
+        spans: The same; there is always room for more: there is one for thousands of tokens.
         places: uint32 [_MOST, 3], `segment`, `first` and `count` of an entry by slot; zeros where there is none.
         pooled: float32 [_MOST, dense_dim], by slot.
     """
 
-    def __init__(self, state: tuple[int, int], dense_dim: int) -> None:
+    def __init__(
+        self, state: tuple[int, int], dense_dim: int, spans: dict[int, tuple[int, int]] | None = None
+    ) -> None:
         self.state = state
-        self.spans: dict[int, tuple[int, int]] = {}
+        self.spans = {} if spans is None else spans
         self.places = np.empty((_MOST, 3), np.uint32)
         self.pooled = np.empty((_MOST, dense_dim), np.float32)
         self._slots: dict[int, int] = {}

@@ -244,7 +244,7 @@ class LmdbTokens:
         if missing := known.missing(numbers):
             entries = self._entries(txn, databases, np.array(missing, np.int64))
             if not known.add(missing, entries, self._layout.pooled(entries)):
-                self._looked_up = LookedUp(known.state, self._layout.dense_dim)
+                self._looked_up = LookedUp(known.state, self._layout.dense_dim, known.spans)
                 return self._look_up(txn, databases, rows)
         return known, known.slots(numbers)
 
