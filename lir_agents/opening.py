@@ -147,9 +147,8 @@ def _derived_stores(
     route = {} if policy.name == "open" else {"hnsw_above": sys.maxsize}
     vectors = ChromaVectors.open(layout.vectors, model.dense_dim, source=tokens.pooled, **route)
     opening.callback(vectors.close)
-    if (
-        catalog.get_meta("token_bits") is None
-    ):  # only now that all three are open: one that is not has fixed nothing
+    # Only now that all three are open: one that is not has fixed nothing.
+    if catalog.get_meta("token_bits") is None:
         catalog.set_meta("token_bits", str(bits))
     return tokens, lexical, vectors
 
