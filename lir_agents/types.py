@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 from weakref import WeakValueDictionary
 
+from lir_agents.bounds import require_writable
 from lir_agents.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,12 +31,6 @@ __all__ = [
     "ToolSignal",
     "Turn",
 ]
-
-MAX_DEPTH: Final = 64
-"""Levels of nesting that are written down, in the log and in memory."""
-
-MAX_INT_BITS: Final = 4096
-"""Larger integers are refused where they would be written down: beyond 4,300 digits Python writes none."""
 
 Scalar = str | int | float | bool
 Filter = Mapping[str, Any]
@@ -59,40 +54,6 @@ def _freeze(values: Sequence[str] | None, name: str) -> tuple[str, ...]:
         if not isinstance(value, str) or not value:
             raise InputError(f"holds {value!r}", field=name, remedy="Every entry is a non-empty string.")
     return tuple(values)
-
-
-_Path = tuple["_Path", object] | tuple[None, str]
-"""The way to a value: the way to what holds it, and its key or position there, None where that has no name; it
-begins with a name."""
-
-
-def _require_writable(value: Any, name: str) -> None:
-    """Refuses an integer beyond `MAX_INT_BITS`, however deep it lies; what holds itself is looked at once."""
-    pending: list[tuple[Any, _Path]] = [(value, (None, name))]
-    seen: dict[int, Any] = {}  # with the values: a number is given anew once nobody holds what had it
-    while pending:
-        item, path = pending.pop()
-        if isinstance(item, int) and item.bit_length() > MAX_INT_BITS:
-            raise InputError(
-                f"is an integer beyond {MAX_INT_BITS} bits", field=_written(path), remedy="Pass it as a string."
-            )
-        if not isinstance(item, Mapping | list | tuple | set | frozenset) or id(item) in seen:
-            continue
-        seen[id(item)] = item
-        if isinstance(item, Mapping):
-            pending += [(key, path) for key in item]
-            pending += [(child, (path, key if isinstance(key, str) else None)) for key, child in item.items()]
-        else:
-            pending += [(child, (path, at)) for at, child in enumerate(item)]
-
-
-def _written(path: _Path) -> str:
-    """`name.key[position]`. Only where something is refused: written along the way, depth would cost its square."""
-    steps: list[str] = []
-    while path[0] is not None:
-        path, step = path
-        steps.append(f".{step}" if isinstance(step, str) else f"[{step}]" if step is not None else "")
-    return path[1] + "".join(reversed(steps))
 
 
 # ---------------------------------------------------------------- what goes in
@@ -210,8 +171,8 @@ class ToolSignal:
         for name in ("tool", "error"):
             if not isinstance(given := getattr(self, name), str):
                 raise InputError(f"is a {type(given).__name__}", field=f"tool_signal.{name}", remedy="Pass text.")
-        _require_writable(self.confidence, "tool_signal.confidence")
-        _require_writable(self.output, "tool_signal.output")
+        require_writable(self.confidence, "tool_signal.confidence")
+        require_writable(self.output, "tool_signal.output")
         if not 0.0 <= self.confidence <= 1.0:
             raise InputError(
                 f"is {self.confidence!r}", field="tool_signal.confidence", remedy="Use a number in [0, 1]."

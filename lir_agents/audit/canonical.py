@@ -25,8 +25,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from lir_agents.bounds import MAX_DEPTH, MAX_INT_BITS
 from lir_agents.errors import InputError
-from lir_agents.types import MAX_DEPTH, MAX_INT_BITS
 
 __all__ = [
     "COMMITMENT",

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lir_agents.bounds import MAX_INT_BITS
 from lir_agents.graph.conversation import Conversation
-from lir_agents.types import MAX_INT_BITS, Principal, ToolSignal
+from lir_agents.types import Principal, ToolSignal
 
 __all__ = ["conversation_in", "principal_in", "seal"]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
+from lir_agents.bounds import MAX_DEPTH
 from lir_agents.errors import InputError
-from lir_agents.types import MAX_DEPTH, Principal, ToolSignal, Turn
+from lir_agents.types import Principal, ToolSignal, Turn
 
 __all__ = ["Entry", "as_text", "clean", "digest", "entry_of_signal", "entry_of_turn", "plain", "principal_label"]
 
