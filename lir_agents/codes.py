@@ -18,6 +18,8 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lir_agents.threads import product
+
 __all__ = ["DEFAULT_BITS", "Bits", "TokenCodec", "quantise_int8"]
 
 Bits: TypeAlias = Literal[2, 4, 8]
@@ -90,7 +92,7 @@ class TokenCodec:
 
     def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors as codes see them, float32 [n, dim] to float32 [n, dim]; inner products stay what they are."""
-        return _product(vectors, _rotation(self.dim))
+        return product(vectors, _rotation(self.dim))
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         """float32 [n, dim], rows L2-normalised, to uint8 [n, width].
@@ -123,13 +125,7 @@ class TokenCodec:
 
     def decode(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What `encode` was given, nearly: uint8 [n, width] to float32 [n, dim]."""
-        return _product(self.unpack(data), _rotation(self.dim).T)
-
-
-def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    from lir_agents.threads import product  # loads torch, which whoever only looks into a store does without
-
-    return product(left, right)
+        return product(self.unpack(data), _rotation(self.dim).T)
 
 
 def _align(steps: NDArray[np.float32], codes: NDArray[np.float32], levels: int, kept: float) -> None:

@@ -9,23 +9,34 @@ same. So what is small runs on one thread, and the settings of the process that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
-__all__ = ["alone", "product"]
+if TYPE_CHECKING:
+    import torch
+    from threadpoolctl import ThreadpoolController
+
+__all__ = ["alone", "available_processors", "product"]
 
 _SMALL = 1 << 28
 """Multiplications that one thread does in some ten milliseconds."""
 
 
+def available_processors() -> int:
+    """Processors that this process may use, which a container or a batch system can limit."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 @cache
 def _openmp() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="openmp")
 
 
@@ -39,6 +50,8 @@ def alone(small: bool = True) -> Iterator[None]:
     if not small:
         yield
         return
+    import torch  # here: whoever only looks into a store does without
+
     torch.get_num_threads()  # a thread's first question sets its team to the process's size: before, not within
     with _openmp().limit(limits=1):  # OpenMP keeps this number per thread
         yield
@@ -53,5 +66,7 @@ def product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
     """The same memory; a copy of what torch does not share, read-only or running backwards."""
+    import torch
+
     shareable = values.flags.writeable and min(values.strides, default=0) >= 0
     return torch.from_numpy(values if shareable else values.copy())

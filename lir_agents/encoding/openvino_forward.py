@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.encoding.model import States, pad
-from lir_agents.encoding.openvino_graphs import AnyShape, Model, available_processors, read
+from lir_agents.encoding.openvino_graphs import AnyShape, Model, read
 from lir_agents.encoding.openvino_short import ShortRows
+from lir_agents.threads import available_processors
 
 __all__ = ["OpenVinoForward"]
 

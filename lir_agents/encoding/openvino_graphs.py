@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AnyShape", "Model", "OneShape", "available_processors", "openvino", "processor", "read"]
+__all__ = ["AnyShape", "Model", "OneShape", "openvino", "processor", "read"]
 
 
 @cache
@@ -175,9 +174,3 @@ class _Request:
             self._request.wait()
         hidden = self._request.get_output_tensor(0).data
         return [np.array(hidden[i, : len(row)], np.float32) for i, row in enumerate(rows)]
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

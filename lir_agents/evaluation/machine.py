@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lir_agents.threads import available_processors
+
 __all__ = ["describe_machine"]
 
 _PACKAGES = ("lir-agents", "torch", "sentence-transformers", "chromadb", "lmdb", "numpy", "openvino")
@@ -19,7 +21,7 @@ def describe_machine() -> dict[str, str | int | float | dict[str, str]]:
     """
     described: dict[str, str | int | float | dict[str, str]] = {
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": available_processors(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "torch": _versions().get("torch", ""),
@@ -36,12 +38,6 @@ def _cpu_model() -> str:
         lines = []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, "") or platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # what this process may use, which a container can limit
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float:

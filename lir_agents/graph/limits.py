@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from lir_agents.config import LimitSettings
 from lir_agents.deadline import SideCalls
 from lir_agents.graph.admission import Admission
 from lir_agents.graph.breaker import Breaker
+from lir_agents.threads import available_processors
 
 __all__ = ["BREAKABLE", "Limits"]
 
@@ -38,7 +38,7 @@ class Limits:
     @classmethod
     def of(cls, settings: LimitSettings, clock: Callable[[], float] = time.monotonic) -> Limits:
         """As the settings say."""
-        at_work = settings.at_work or max(2, _processors())
+        at_work = settings.at_work or max(2, available_processors())
         return cls(
             threads=SideCalls("lir-search", at_most=at_work + settings.stuck),
             admission=Admission(at_work, settings.waiting),
@@ -53,9 +53,3 @@ class Limits:
             },
             clock=clock,
         )
-
-
-def _processors() -> int:
-    """Those that this process may use, which a container or a batch system can limit."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
