@@ -32,23 +32,32 @@ class LookedUp:
         state: The mapping and the transaction.
         dense_dim: Width of a pooled vector.
         spans: Segment to where its codes begin, and how many bytes they have, as far as known in this state.
+        room: Most entries.
 
     Attributes:
         spans: The same; there is always room for more: there is one for thousands of tokens.
-        places: uint32 [_MOST, 3], `segment`, `first` and `count` of an entry by slot; zeros where there is none.
-        pooled: float32 [_MOST, dense_dim], by slot.
+        places: uint32 [room, 3], `segment`, `first` and `count` of an entry by slot; zeros where there is none.
+        pooled: float32 [room, dense_dim], by slot.
     """
 
     def __init__(
-        self, state: tuple[int, int], dense_dim: int, spans: dict[int, tuple[int, int]] | None = None
+        self,
+        state: tuple[int, int],
+        dense_dim: int,
+        spans: dict[int, tuple[int, int]] | None = None,
+        room: int = _MOST,
     ) -> None:
         self.state = state
         self.spans = {} if spans is None else spans
-        self.places = np.empty((_MOST, 3), np.uint32)
-        self.pooled = np.empty((_MOST, dense_dim), np.float32)
+        self.places = np.empty((room, 3), np.uint32)
+        self.pooled = np.empty((room, dense_dim), np.float32)
         self._slots: dict[int, int] = {}
         self._used = 0
         self._lock = threading.Lock()
+
+    def emptied(self, room: int = _MOST) -> LookedUp:
+        """Of the same state, without entries."""
+        return LookedUp(self.state, self.pooled.shape[1], self.spans, room)
 
     def missing(self, rows: Sequence[int]) -> list[int]:
         """Those that are not kept, each once."""
@@ -62,7 +71,7 @@ class LookedUp:
         """Keeps entries [n] with their vectors, float32 [n, dense_dim]; False: there is no room, and nothing is."""
         with self._lock:
             start, end = self._used, self._used + len(rows)
-            if end > _MOST:
+            if end > len(self.places):
                 return False
             for at, name in enumerate(("segment", "first", "count")):
                 self.places[start:end, at] = entries[name]

@@ -123,6 +123,9 @@ class LmdbTokens:
             Change(txn, databases, self._layout).release(rows.tolist())
 
         self._file.write("delete", change)
+        self._looked_up = LookedUp(
+            (-1, -1), self._layout.dense_dim
+        )  # what may be erased stays in no memory, either
 
     def compact(self) -> None:
         """Rewrites the file so that nothing deleted remains in its bytes. Reads go on meanwhile, writes wait.
@@ -176,8 +179,6 @@ class LmdbTokens:
             IntegrityError: An entry fails its checksum; the message names the row.
         """
         with self._file.reading("pooled") as (txn, databases):
-            if len(rows) > AT_ONCE:
-                return self._layout.pooled(self._entries(txn, databases, rows))
             known, slots = self._look_up(txn, databases, rows)
             return known.pooled.take(slots, axis=0)
 
@@ -217,12 +218,8 @@ class LmdbTokens:
 
     def _places(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> LentTokens:
         codec = self.codec
-        if len(rows) > AT_ONCE:
-            entries = self._entries(txn, databases, rows)
-            segment, first, counts = (entries[name].astype(np.int64) for name in ("segment", "first", "count"))
-        else:
-            known, slots = self._look_up(txn, databases, rows)
-            segment, first, counts = known.places.take(slots, axis=0).astype(np.int64).T
+        known, slots = self._look_up(txn, databases, rows)
+        segment, first, counts = known.places.take(slots, axis=0).astype(np.int64).T
         segments, which = np.unique(segment, return_inverse=True)
         spans = self._spans(txn, databases[SEGMENTS], segments.tolist())
         starts, sizes = np.array(spans, np.int64).reshape(-1, 2)[which].T
@@ -239,12 +236,14 @@ class LmdbTokens:
         return [known[segment] for segment in segments]
 
     def _look_up(self, txn: Any, databases: dict[bytes, Any], rows: Rows) -> tuple[LookedUp, NDArray[np.intp]]:
-        """What is kept of rows, at most `AT_ONCE`, and in which slots."""
+        """What is known of rows, and in which slots."""
         known, numbers = self._now(txn), rows.tolist()
+        if len(numbers) > AT_ONCE:
+            known = known.emptied(len(numbers))
         if missing := known.missing(numbers):
             entries = self._entries(txn, databases, np.array(missing, np.int64))
             if not known.add(missing, entries, self._layout.pooled(entries)):
-                self._looked_up = LookedUp(known.state, self._layout.dense_dim, known.spans)
+                self._looked_up = known.emptied()
                 return self._look_up(txn, databases, rows)
         return known, known.slots(numbers)
 
