@@ -24,7 +24,10 @@ except ImportError:  # by hand
 
 _FOLDER = Path(__file__).resolve().parent / "lir_agents" / "ranking"
 _NAME = {"win32": "_maxsim.dll", "darwin": "_maxsim.dylib"}.get(sys.platform, "_maxsim.so")
-_OPTIONS = ["-O3", "-shared", "-fvisibility=hidden", *([] if sys.platform == "win32" else ["-fPIC"])]
+_OPTIONS = [
+    *("-O3", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
+    *([] if sys.platform == "win32" else ["-fPIC", "-pthread"]),
+]
 
 
 def compiler() -> list[str]:

@@ -74,18 +74,6 @@ class PackedTokens:
         data = np.concatenate(matrices)
         return cls(data.astype(np.float32, copy=False) if codec is None else data, offsets, codec)
 
-    def lent(self) -> LentTokens:
-        """Where these lie. They must outlive what they are lent to.
-
-        Raises:
-            ValueError: They are vectors, or do not lie end to end.
-        """
-        if self.codec is None:
-            raise ValueError("vectors are not lent")
-        if not self.data.flags.c_contiguous:
-            raise ValueError("the codes do not lie end to end")
-        return LentTokens(self.data.ctypes.data + self.offsets[:-1] * self.codec.width, self.lengths, self.codec)
-
 
 @dataclass(frozen=True, slots=True)
 class LentTokens:

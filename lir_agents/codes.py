@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lir_agents.threads import product
 
-__all__ = ["DEFAULT_BITS", "Bits", "TokenCodec", "quantise_int8"]
+__all__ = ["DEFAULT_BITS", "Bits", "TokenCodec", "quantise_int8", "rotation"]
 
 Bits: TypeAlias = Literal[2, 4, 8]
 
@@ -92,7 +92,7 @@ class TokenCodec:
 
     def rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors as codes see them, float32 [n, dim] to float32 [n, dim]; inner products stay what they are."""
-        return product(vectors, _rotation(self.dim))
+        return product(vectors, rotation(self.dim))
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
         """float32 [n, dim], rows L2-normalised, to uint8 [n, width].
@@ -125,7 +125,7 @@ class TokenCodec:
 
     def decode(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What `encode` was given, nearly: uint8 [n, width] to float32 [n, dim]."""
-        return product(self.unpack(data), _rotation(self.dim).T)
+        return product(self.unpack(data), rotation(self.dim).T)
 
 
 def _align(steps: NDArray[np.float32], codes: NDArray[np.float32], levels: int, kept: float) -> None:
@@ -157,7 +157,7 @@ def _align(steps: NDArray[np.float32], codes: NDArray[np.float32], levels: int, 
 
 
 @cache
-def _rotation(dim: int) -> NDArray[np.float32]:
+def rotation(dim: int) -> NDArray[np.float32]:
     """An orthogonal matrix drawn once and for all, float32 [dim, dim].
 
     `RandomState` never changes what it draws (NEP 19); the signs are fixed because libraries differ in them.

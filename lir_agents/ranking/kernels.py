@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens
-from lir_agents.codes import TokenCodec, quantise_int8
 from lir_agents.ranking import native
 from lir_agents.threads import product
 
@@ -32,28 +31,30 @@ def best_kernel() -> Kernel:
 
 def block_maxima(
     query: NDArray[np.float32], tokens: PackedTokens | LentTokens, block: int, kernel: Kernel | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     """The largest similarity of each query token within each block, and within each whole passage.
 
     Args:
         query: float32 [q_len, dim], rows L2-normalised, q_len >= 1.
-        tokens: Passages of the same dim.
+        tokens: n passages of the same dim.
         block: Tokens of a block, the last one of a passage may be shorter: 8, 16, 24 or 48.
         kernel: Which kernel; None for the fastest here. Vectors that are no codes are always compared exactly.
 
     Returns:
-        float32 [blocks, q_len], cosines in [-1, 1] up to rounding; the blocks of a passage lie side by side. And
-        float32 [n, q_len], -1 where a passage has no tokens.
+        float32 [blocks, q_len], cosines in [-1, 1] up to rounding; float32 [n, q_len], -1 where a passage has no
+        tokens; and int64 [n + 1]: passage i, of m tokens, has the ceil(m / block) blocks from `[i]` to `[i + 1]`.
     """
     if tokens.codec is not None and (kernel or best_kernel()) == "native":
-        lent = tokens.lent() if isinstance(tokens, PackedTokens) else tokens
-        return native.block_maxima(lent, *_digits(query, tokens.codec), block)
+        return native.block_maxima(tokens, query, block)
     packed = tokens.copied() if isinstance(tokens, LentTokens) else tokens
     counts = -(-packed.lengths // block)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    if not offsets[-1]:
+        return np.empty((0, len(query)), np.float32), np.full((len(counts), len(query)), -1, np.float32), offsets
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     starts = np.repeat(packed.offsets[:-1], counts) + block * within
     blocks = np.maximum.reduceat(similarities(query, packed), starts, axis=0)
-    return blocks, segment_maxima(blocks, np.cumsum([0, *counts.tolist()]), -1.0)
+    return blocks, segment_maxima(blocks, offsets, -1.0), offsets
 
 
 def segment_maxima(values: NDArray[np.float32], offsets: NDArray[np.int64], absent: float) -> NDArray[np.float32]:
@@ -82,13 +83,3 @@ def similarities(query: NDArray[np.float32], packed: PackedTokens) -> NDArray[np
     starts = range(0, max(1, len(codes)), _AT_ONCE)
     parts = (packed.codec.unpack(codes[at : at + _AT_ONCE]) for at in starts)
     return np.concatenate([product(part, turned) for part in parts])
-
-
-def _digits(query: NDArray[np.float32], codec: TokenCodec) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """The rotated query in int8 and in planes, int8 [q_len, depth], and the worth of a digit, float32 [q_len]."""
-    rounded, scales = quantise_int8(codec.rotate(query))
-    flat = np.zeros((len(query), codec.planes * codec.width), np.int8)
-    flat[:, : codec.dim] = rounded
-    digits = np.zeros((len(query), codec.planes, native.depth(codec.bits, codec.width) // codec.planes), np.int8)
-    digits[:, :, : codec.width] = flat.reshape(len(query), codec.planes, codec.width)
-    return digits.reshape(len(query), -1), scales * np.float32(codec.half_worth)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens
 from lir_agents.ranking.kernels import Kernel, block_maxima, segment_maxima
-from lir_agents.threads import product
 
 __all__ = ["ABSENT", "BLOCK_TOKENS", "Maxima", "maxsim", "meet"]
 
@@ -85,9 +84,11 @@ class Maxima:
 def _mean(maxima: NDArray[np.float32], weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
     if maxima.shape[1] == 0:
         return np.zeros(len(maxima), np.float32)
-    if weights is None or not np.any(weights > 0):
-        return np.asarray(maxima.mean(axis=1), np.float32)
-    return product(maxima, (weights / weights.sum()).astype(np.float32))
+    total = 0.0 if weights is None else float(weights.sum())
+    if weights is None or not total:
+        return np.asarray(np.add.reduce(maxima, axis=1) * np.float32(1 / maxima.shape[1]))
+    # Not `@`: for some thousand numbers BLAS wakes its threads up.
+    return np.asarray(np.einsum("ij,j->i", maxima, weights * np.float32(1 / total)))
 
 
 def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kernel: Kernel | None = None) -> Maxima:
@@ -98,12 +99,10 @@ def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kerne
         tokens: n passages of the same dim. Codes are read where they lie; nothing is copied.
         kernel: See `ranking.kernels`.
     """
-    counts = -(-tokens.lengths // BLOCK_TOKENS)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    if len(query) == 0 or offsets[-1] == 0:
-        nothing = np.full((len(tokens), len(query)), ABSENT, np.float32)
-        return Maxima(nothing, np.zeros((int(offsets[-1]), len(query)), np.float32), offsets)
-    blocks, passages = block_maxima(query, tokens, BLOCK_TOKENS, kernel)
+    if len(query) == 0:
+        offsets = np.cumsum([0, *-(-tokens.lengths // BLOCK_TOKENS)], dtype=np.int64)
+        return Maxima(np.zeros((len(tokens), 0), np.float32), np.zeros((offsets[-1], 0), np.float32), offsets)
+    blocks, passages, offsets = block_maxima(query, tokens, BLOCK_TOKENS, kernel)
     return Maxima(passages, blocks, offsets)
 
 

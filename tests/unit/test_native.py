@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import os
 import subprocess
 import sys
+import textwrap
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +73,8 @@ def test_without_the_library_torch_scores_the_same(monkeypatch, scene):
 def test_the_library_is_compiled_from_what_is_here(monkeypatch, tmp_path):
     build = hook()
     target = tmp_path / build._NAME
-    (tmp_path / "maxsim.c").write_bytes((build._FOLDER / "maxsim.c").read_bytes())
+    for source in ("maxsim.c", *(path.name for path in build._FOLDER.glob("*.h"))):
+        (tmp_path / source).write_bytes((build._FOLDER / source).read_bytes())
     monkeypatch.setattr(build, "_FOLDER", tmp_path)
     assert build.build() == target
     loads = f"import ctypes; print(ctypes.CDLL({str(target)!r}).lir_best_path() >= 0)"
@@ -86,6 +92,93 @@ def test_looking_into_a_store_does_not_load_torch():
 def test_what_the_loop_was_not_made_for_is_refused(scene):
     _, packed = scene
     with pytest.raises(ValueError, match="no blocks of 32"):
-        native.block_maxima(packed.lent(), np.ones((5, 128), np.int8), np.ones(5, np.float32), 32)
+        native.block_maxima(packed, np.ones((5, 48), np.float32), 32)
+    with pytest.raises(ValueError, match=r"\(5, 47\) where \(5, 48\)"):
+        native.block_maxima(packed, np.ones((5, 47), np.float32), 24)
+    with pytest.raises(ValueError, match=r"\(5, 64\) where \(5, 128\)"):
+        native.block_maxima(packed, native.Digits(np.ones((5, 64), np.int8), np.ones(5, np.float32)), 24)
+    with pytest.raises(ValueError, match=r"\(37, 24\) where \(37, 12\)"):
+        native.block_maxima(PackedTokens(packed.data, packed.offsets, TokenCodec(48, 2)), np.ones((5, 48)), 24)
+    with pytest.raises(ValueError, match="vectors"):
+        native.block_maxima(PackedTokens(packed.data, packed.offsets, None), np.ones((5, 48)), 24)
     with pytest.raises(IntegrityError, match="no vector"):
         require_finite(np.array([[np.nan]], np.float32))
+
+
+COMPILED = pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Enough tokens to have help with, and what is found without."""
+    rng, codec = np.random.default_rng(1), TokenCodec(64)
+    packed = PackedTokens.pack([rng.integers(0, 256, (n, codec.width), dtype=np.uint8) for n in [150] * 100], codec)
+    query = rng.standard_normal((8, 64)).astype(np.float32)
+    return query, packed
+
+
+@COMPILED
+def test_callers_at_once_do_not_mix_up_what_they_are_helped_with(large, monkeypatch):
+    monkeypatch.setattr(native, "_several_processors", lambda: True)
+    query, packed = large
+    queries = [query * sign + shift for sign in (1, -1) for shift in (0, 0.1, 0.2, 0.3)]
+    wanted = [native.block_maxima(packed, one, 24, helped=False) for one in queries]
+
+    def ask(at: int) -> bool:
+        found = native.block_maxima(packed, queries[at % 8], 24)
+        return all(np.array_equal(a, b) for a, b in zip(found, wanted[at % 8], strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(800)))
+
+
+@COMPILED
+def test_a_query_keeps_the_rotation_that_it_points_to(large, monkeypatch):
+    """Two threads that come first at once each make one; whichever is in no cache must not be let go."""
+    query, packed = large
+    made = []
+
+    make = native._rotation.__wrapped__
+
+    def rotation(dim):
+        found = make(dim)
+        made.append(weakref.ref(found.kept[0]))
+        return found
+
+    monkeypatch.setattr(native, "_rotation", rotation)
+    monkeypatch.setattr(native, "_blank", native._blank.__wrapped__)
+    asked = native._query(query, packed.codec)
+    gc.collect()
+    assert made[0]() is not None
+    del asked
+    gc.collect()
+    assert made[0]() is None
+
+
+@COMPILED
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_process_is_helped_too():
+    """The thread that helps does not come along into a child, which must not wait for it."""
+    script = """
+        import os, sys
+        import numpy as np
+        from lir_agents.arrays import PackedTokens
+        from lir_agents.codes import TokenCodec
+        from lir_agents.ranking import native
+        native._several_processors = lambda: True
+        codec = TokenCodec(64)
+        packed = PackedTokens.pack([np.full((150, codec.width), n, np.uint8) for n in range(100)], codec)
+        query = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
+        found = native.block_maxima(packed, query, 24)
+        children = []
+        for _ in range(3):
+            if not (child := os.fork()):
+                again = [native.block_maxima(packed, query, 24) for _ in range(20)]
+                os._exit(not all(np.array_equal(each[1], found[1]) for each in again))
+            children.append(child)
+        print([os.waitpid(child, 0)[1] for child in children])
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[0, 0, 0]\n", done.stderr
