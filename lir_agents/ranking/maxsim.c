@@ -2,7 +2,7 @@
 
    For every passage and each of its blocks of `block` tokens, the largest inner product of each query token with the
    block's tokens. Tokens are read where they lie, unpacked into a few kilobytes that stay in the first cache, and
-   multiplied as unsigned bytes with the query's signed ones; all sums are integers, so every path gives the same bits.
+   multiplied as unsigned bytes with the query's signed ones. All sums are integers, so every path gives the same bits.
 
    Codes: see lir_agents/codes.py. A token is `width` bytes; a byte holds 8 / bits codes, the lowest bits that of
    dimension j, the next ones that of dimension width + j, and so on ("planes"). A code c stands for

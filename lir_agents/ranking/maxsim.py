@@ -37,7 +37,7 @@ class Maxima:
     Attributes:
         passages: float32 [n, q_len] in [-1, 1], within each passage; `ABSENT` where it has no tokens.
         blocks: float32 [m, q_len], within each block; the blocks of a passage lie side by side, the last may be
-            short.
+            short. Both may be views of one array.
         offsets: int64 [n + 1]; passage i has the blocks `offsets[i]:offsets[i + 1]`, none where it has no tokens.
     """
 
@@ -88,7 +88,7 @@ def _mean(maxima: NDArray[np.float32], weights: NDArray[np.float32] | None) -> N
     if weights is None or not total:
         return np.asarray(np.add.reduce(maxima, axis=1) * np.float32(1 / maxima.shape[1]))
     # Not `@`: for some thousand numbers BLAS wakes its threads up.
-    return np.asarray(np.einsum("ij,j->i", maxima, weights * np.float32(1 / total)))
+    return np.asarray(np.einsum("ij,j->i", maxima, (weights / total).astype(np.float32)))
 
 
 def meet(query: NDArray[np.float32], tokens: PackedTokens | LentTokens, *, kernel: Kernel | None = None) -> Maxima:

@@ -1,8 +1,9 @@
 /* One thread that helps whoever compares many tokens: half of that time is spent waiting for memory, and a second core
    waits for memory of its own. A part of maxsim.c.
 
-   It is made when it is first wanted, sleeps until the end of the process, and helps one caller at a time; everybody
-   else does without, nobody waits for it to be free. It does not survive a fork: the child's first call makes another. */
+   It is made when it is first wanted, by a thread whose processors are its own from then on; where the system gives no
+   thread, there is none to the end of the process. It sleeps until then, and helps one caller at a time; everybody else
+   does without, nobody waits for it to be free. It does not survive a fork: the child's first call makes another. */
 
 typedef struct Work Work;
 static void look_through(Work *work, int helping);
@@ -16,16 +17,17 @@ static void dismiss(Work *work) { (void)work; }
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
-enum { PATIENCE = 4000 }; /* looks at a flag, some 50 microseconds, before a thread goes to sleep */
+enum { PATIENCE = 4000, NAP_NS = 50000 }; /* looks at a flag, some 50 microseconds, and then naps as long as that */
 
 static struct {
     pthread_mutex_t lock;
-    pthread_cond_t wanted, finished;
+    pthread_cond_t wanted;
     int made;   /* 1: it is there. -1: there is none to be had */
     Work *next; /* to be taken up */
     Work *now;  /* being helped with */
-} helper = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, NULL, NULL};
+} helper = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, NULL, NULL};
 
 static void *help(void *unused) {
     pthread_mutex_lock(&helper.lock);
@@ -33,12 +35,11 @@ static void *help(void *unused) {
         while (!helper.next) pthread_cond_wait(&helper.wanted, &helper.lock);
         Work *work = helper.next;
         helper.next = NULL;
-        __atomic_store_n(&helper.now, work, __ATOMIC_RELAXED);
+        __atomic_store_n(&helper.now, work, __ATOMIC_RELEASE);
         pthread_mutex_unlock(&helper.lock);
         look_through(work, 1);
         pthread_mutex_lock(&helper.lock);
         __atomic_store_n(&helper.now, NULL, __ATOMIC_RELEASE);
-        pthread_cond_signal(&helper.finished);
     }
     return unused;
 }
@@ -47,7 +48,7 @@ static void forget_helper(void) {
     const pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     const pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
     helper.lock = lock;
-    helper.wanted = helper.finished = bell;
+    helper.wanted = bell;
     helper.made = 0;
     helper.next = helper.now = NULL;
 }
@@ -65,28 +66,30 @@ static void make_helper(void) {
     if (helper.made > 0) pthread_detach(thread);
 }
 
-/* Has the helper come as soon as it wakes up; whether it was free. */
+/* Has the helper come as soon as it wakes up; whether it was there and free. */
 static int hire(Work *work) {
     if (pthread_mutex_trylock(&helper.lock)) return 0;
     if (!helper.made) make_helper();
-    const int free = helper.made > 0 && !helper.next && !helper.now;
-    if (free) helper.next = work;
+    const int idle = helper.made > 0 && !helper.next && !helper.now;
+    if (idle) helper.next = work;
     pthread_mutex_unlock(&helper.lock);
-    if (free) pthread_cond_signal(&helper.wanted);
-    return free;
+    if (idle) pthread_cond_signal(&helper.wanted);
+    return idle;
 }
 
-/* After it nobody touches the work but its owner. */
+/* After it nobody touches the work but its owner. A helper that has not come yet is sent away; one that is at work has
+   a few passages left, and is not waited for by a bell: some C libraries lose one in a great many. */
 static void dismiss(Work *work) {
-    for (int i = 0; i < PATIENCE && __atomic_load_n(&helper.now, __ATOMIC_ACQUIRE) == work; i++) {
+    pthread_mutex_lock(&helper.lock);
+    if (helper.next == work) helper.next = NULL;
+    pthread_mutex_unlock(&helper.lock);
+    for (int looks = 0; __atomic_load_n(&helper.now, __ATOMIC_ACQUIRE) == work; looks++) {
+        const struct timespec nap = {0, NAP_NS};
+        if (looks >= PATIENCE) nanosleep(&nap, NULL);
 #ifdef X86
         _mm_pause();
 #endif
     }
-    pthread_mutex_lock(&helper.lock);
-    if (helper.next == work) helper.next = NULL;
-    while (helper.now == work) pthread_cond_wait(&helper.finished, &helper.lock);
-    pthread_mutex_unlock(&helper.lock);
 }
 
 #endif

@@ -1,8 +1,11 @@
 /* The query, turned as codes are and rounded to bytes. A part of maxsim.c.
 
-   Every product of two 16-bit numbers is taken apart into four of bytes, by the same loop that compares tokens: integers
-   again, so that every processor makes the same digits of the same query. The rotation takes half the memory it would in
-   float32, and all of it has to be read for every query. */
+   Every product of two 16-bit numbers is taken apart into four of bytes, by the same loop that compares tokens. What is
+   done in float32 before and after it is done number by number, or a maximum, and hatch_build.py forbids to fuse products
+   with sums: so every processor makes the same digits of the same query. The rotation takes half the memory it would in
+   float32, and all of it has to be read for every query.
+
+   Rows are meant to be of length 1. Those below 1e-35 count as zero. */
 
 #define INLINE __attribute__((always_inline)) inline
 
@@ -77,7 +80,8 @@ INLINE static void turn_by(const Path *path, const Plan *plan, const float *quer
                 const size_t at = (size_t)column * deep;
                 const Plan share = plan_of(8, dim, SHARE, by->plain[part] + at, by->tiled[part] + at);
                 const char *next = (const char *)(path->products == paths[PORTABLE].products ? share.plain : share.tiled);
-                Ahead ahead = {next + (size_t)SHARE * deep, next + (size_t)2 * SHARE * deep};
+                const size_t size = (size_t)SHARE * deep, more = column + SHARE < line ? size : 0;
+                Ahead ahead = {next + size, next + size + more};
                 path->products(&share, high, 2 * TURNED, sums[part], &ahead);
             }
             for (int i = 0; i < held; i++)
@@ -94,13 +98,12 @@ INLINE static void turn_by(const Path *path, const Plan *plan, const float *quer
             int8_t *out = digits + (size_t)(start + i) * plan->depth;
             for (int from = 0; from < dim; from += plan->width, out += plan->lane)
                 digits_of(row + from, dim - from < plan->width ? dim - from : plan->width, per_unit, out);
-            scales[start + i] = most / 127 * unit[i] * by->worth * half_worth;
+            scales[start + i] = most / 127 * by->worth * half_worth * unit[i]; /* in this order: `most` may be large */
         }
     }
 }
 
-/* The same lines for wider registers. They give the same bits, because hatch_build.py forbids to fuse products with
-   sums. */
+/* The same lines for wider registers. */
 #define TURN(name, processor)                                                                                        \
     processor static void name(const Path *path, const Plan *plan, const float *query, int dim, const Rotation *by,    \
                                float half_worth, int8_t *digits, float *scales, uint8_t *memory) {                     \

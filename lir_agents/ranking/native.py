@@ -123,11 +123,14 @@ def block_maxima(
         What `kernels.block_maxima` does.
 
     Raises:
-        ValueError: No such block, tokens that are vectors, or a query of another width.
-        MemoryError: For a few hundred kilobytes.
+        ValueError: No such block or path, tokens that are vectors, or arrays that do not fit together.
+        MemoryError: For some hundred kilobytes, or a few megabytes where a query has hundreds of tokens.
     """
-    codec = tokens.codec
-    if block % 8 or 48 % block:
+    codec, ways = tokens.codec, paths()
+    chosen = ways[-1] if path is None else path
+    if chosen not in ways:
+        raise ValueError(f"no path {chosen!r} on this processor, but {', '.join(ways)}")
+    if block not in (8, 16, 24, 48):
         raise ValueError(f"no blocks of {block} tokens")
     if codec is None:
         raise ValueError("vectors are not compared as codes are")
@@ -136,7 +139,13 @@ def block_maxima(
     found = np.empty((most + lie.count, asked.queries), np.float32)
     blocks, passages, offsets = found[:most], found[most:], np.empty(lie.count + 1, np.int64)
     failed = _library().lir_block_maxima(
-        *(_PATHS.index(path) if path else len(paths()) - 1, helped and _several_processors(), asked, lie, block),
+        *(
+            paths().index(paths()[-1] if path is None else path),
+            helped and _several_processors(),
+            asked,
+            lie,
+            block,
+        ),
         *(found.ctypes.data, passages.ctypes.data, offsets.ctypes.data),
     )
     if failed:
@@ -156,19 +165,20 @@ def _query(query: NDArray[np.float32] | Digits, codec: TokenCodec) -> _Query:
     asked.queries = len(query)
     if isinstance(query, Digits):
         values, scales = np.ascontiguousarray(query.values, np.int8), np.ascontiguousarray(query.scales, np.float32)
-        _require(values, asked.queries, depth(codec.bits, codec.width))
+        _require(values, (asked.queries, depth(codec.bits, codec.width)))
+        _require(scales, (asked.queries,))
         asked.digits, asked.scales, asked.kept = values.ctypes.data, scales.ctypes.data, (blank, values, scales)
     else:
         vectors = np.ascontiguousarray(query, np.float32)
-        _require(vectors, asked.queries, codec.dim)
+        _require(vectors, (asked.queries, codec.dim))
         asked.vectors, asked.kept = vectors.ctypes.data, (blank, vectors)
     return asked
 
 
-def _require(values: NDArray[Any], rows: int, columns: int) -> None:
+def _require(values: NDArray[Any], shape: tuple[int, ...]) -> None:
     """The library reads what it is told is there."""
-    if values.shape != (rows, columns):
-        raise ValueError(f"a matrix of {values.shape} where {(rows, columns)} is wanted")
+    if values.shape != shape:
+        raise ValueError(f"an array of {values.shape} where {shape} is wanted")
 
 
 @functools.cache
@@ -184,13 +194,14 @@ def _tokens(tokens: PackedTokens | LentTokens, codec: TokenCodec) -> _Tokens:
     """Where they lie, as the library wants to know it."""
     if isinstance(tokens, LentTokens):
         addresses, lengths = (np.ascontiguousarray(each, np.int64) for each in (tokens.addresses, tokens.lengths))
+        _require(addresses, lengths.shape)
         lie = _Tokens(addresses.ctypes.data, lengths.ctypes.data, None, None, len(lengths))
         lie.kept = int(lengths.sum()), addresses, lengths
         return lie
     codes, offsets = np.ascontiguousarray(tokens.data, np.uint8), np.ascontiguousarray(tokens.offsets, np.int64)
     lie = _Tokens(None, None, codes.ctypes.data, offsets.ctypes.data, len(tokens))
     lie.kept = int(offsets[-1]), codes, offsets
-    _require(codes, lie.kept[0], codec.width)
+    _require(codes, (lie.kept[0], codec.width))
     return lie
 
 

@@ -182,6 +182,19 @@ def test_nothing_behind_the_last_code_is_read(bits):
     assert done.stdout == f"read {len(native.paths())}\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    "weights", [[1e-45, 0, 0, 0, 0], [1e-45, 1e-45, 0, 0, 0], [1e30, 0, 0, 0, 0], None, [0] * 5]
+)
+def test_weights_of_any_size_count_by_their_share(weights):
+    query, matrices = scene(3, [4, 9], 5, 8)
+    packed = pack(matrices, None)
+    given = None if weights is None else np.array(weights, np.float32)
+    share = given if weights and any(weights) else np.ones(5)
+    scores = meet(query, packed).maxsim(given)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, oracle(query, matrices, share.astype(np.float64)), atol=1e-5)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

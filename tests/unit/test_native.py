@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lir_agents.arrays import PackedTokens
+from lir_agents.arrays import LentTokens, PackedTokens
 from lir_agents.codes import TokenCodec
 from lir_agents.encoding.vectors import require_finite
 from lir_agents.errors import IntegrityError
@@ -93,10 +93,22 @@ def test_what_the_loop_was_not_made_for_is_refused(scene):
     _, packed = scene
     with pytest.raises(ValueError, match="no blocks of 32"):
         native.block_maxima(packed, np.ones((5, 48), np.float32), 32)
+    for block in (0, -8):
+        with pytest.raises(ValueError, match="no blocks of"):
+            native.block_maxima(packed, np.ones((5, 48), np.float32), block)
+    for path in ("", "mmx"):
+        with pytest.raises(ValueError, match="no path"):
+            native.block_maxima(packed, np.ones((5, 48), np.float32), 24, path)
     with pytest.raises(ValueError, match=r"\(5, 47\) where \(5, 48\)"):
         native.block_maxima(packed, np.ones((5, 47), np.float32), 24)
     with pytest.raises(ValueError, match=r"\(5, 64\) where \(5, 128\)"):
         native.block_maxima(packed, native.Digits(np.ones((5, 64), np.int8), np.ones(5, np.float32)), 24)
+    with pytest.raises(ValueError, match=r"\(4,\) where \(5,\)"):
+        native.block_maxima(packed, native.Digits(np.ones((5, 128), np.int8), np.ones(4, np.float32)), 24)
+    with pytest.raises(ValueError, match=r"\(1,\) where \(3,\)"):
+        native.block_maxima(
+            LentTokens(np.array([packed.data.ctypes.data]), packed.lengths, packed.codec), np.ones((5, 48)), 24
+        )
     with pytest.raises(ValueError, match=r"\(37, 24\) where \(37, 12\)"):
         native.block_maxima(PackedTokens(packed.data, packed.offsets, TokenCodec(48, 2)), np.ones((5, 48)), 24)
     with pytest.raises(ValueError, match="vectors"):
@@ -155,30 +167,64 @@ def test_a_query_keeps_the_rotation_that_it_points_to(large, monkeypatch):
     assert made[0]() is None
 
 
+_HELPED = """
+    import os, sys
+    import numpy as np
+    from lir_agents.arrays import PackedTokens
+    from lir_agents.codes import TokenCodec
+    from lir_agents.ranking import native
+
+    native._several_processors = lambda: True
+    codec = TokenCodec(64)
+    packed = PackedTokens.pack([np.full((150, codec.width), n, np.uint8) for n in range(100)], codec)
+    query = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
+    threads = lambda: set(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else set()
+"""
+
+
+def _helped(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_HELPED) + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert not done.stderr
+    return done.stdout
+
+
+@COMPILED
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted where Linux shows them")
+def test_one_thread_helps_and_only_with_much():
+    """Ticks of the processor that the new thread has used say that it works."""
+    told = _helped("""
+        before = threads()
+        native.block_maxima(PackedTokens(packed.data[:1500], packed.offsets[:11], codec), query, 24)
+        native.block_maxima(packed, query, 24, helped=False)
+        assert threads() == before
+        for _ in range(3000):
+            native.block_maxima(packed, query, 24)
+        (helper,) = threads() - before
+        used = open(f"/proc/self/task/{helper}/stat").read().rpartition(")")[2].split()
+        print(int(used[11]) + int(used[12]) > 0)
+    """)
+    assert told == "True\n"
+
+
 @COMPILED
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_a_child_process_is_helped_too():
+def test_a_child_process_gets_a_helper_of_its_own():
     """The thread that helps does not come along into a child, which must not wait for it."""
-    script = """
-        import os, sys
-        import numpy as np
-        from lir_agents.arrays import PackedTokens
-        from lir_agents.codes import TokenCodec
-        from lir_agents.ranking import native
-        native._several_processors = lambda: True
-        codec = TokenCodec(64)
-        packed = PackedTokens.pack([np.full((150, codec.width), n, np.uint8) for n in range(100)], codec)
-        query = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
-        found = native.block_maxima(packed, query, 24)
-        children = []
+    told = _helped("""
+        found, children = native.block_maxima(packed, query, 24), []
         for _ in range(3):
             if not (child := os.fork()):
+                alone = len(threads())
                 again = [native.block_maxima(packed, query, 24) for _ in range(20)]
-                os._exit(not all(np.array_equal(each[1], found[1]) for each in again))
+                right = all(np.array_equal(each[1], found[1]) for each in again)
+                os._exit(not (right and len(threads()) == 2 * alone))
             children.append(child)
         print([os.waitpid(child, 0)[1] for child in children])
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout == "[0, 0, 0]\n", done.stderr
+    """)
+    assert told == "[0, 0, 0]\n"
