@@ -120,10 +120,10 @@ def fill(index: LateInteractionIndex, dataset: Dataset) -> None:
 
 @cache
 def source_sha256() -> str:
-    """One digest over the package's source files: results of equal digests were made by equal code."""
+    """One digest over the package's source files, compiled ones too: equal digests, equal code."""
     digest = hashlib.sha256()
     root = Path(lir_agents.__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".c", ".h")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,25 +60,31 @@ class InputBuilder:
         """One input per document, cut off at the end."""
         return self._plain(texts, self.document_prompt, drop=self.drop_punctuation)
 
-    def query(self, query: QueryText) -> Input:
-        """The query alone, or `[CLS] context [SEP] query [SEP]` where only the query's own rows count.
+    def queries(self, queries: Sequence[QueryText]) -> list[Input]:
+        """Each query alone, or `[CLS] context [SEP] query [SEP]` where only the query's own rows count.
 
         The context gives way: it gets the room the query leaves, and loses its oldest part first. Segment ids
-        stay 0 throughout, as sentence-transformers models are trained.
+        stay 0 throughout, as sentence-transformers models are trained. A text that several of them ask, with and
+        without context, is read once.
         """
-        alone = self._plain([query.text], self.query_prompt)[0]
+        alone = {text: self._plain([text], self.query_prompt)[0] for text in {query.text for query in queries}}
+        return [self._in_context(alone[query.text], query.context) for query in queries]
+
+    def _in_context(self, alone: Input, context: str) -> Input:
         room = self.max_tokens - len(alone.ids) - len(self.tokenizer.separator)
-        context = self.tokenizer.tail(query.context, room) if query.context.strip() else np.empty(0, np.int64)
+        before = self.tokenizer.tail(context, room) if context.strip() else np.empty(0, np.int64)
         own = (alone.spans[:, 1] > alone.spans[:, 0]) & alone.keep
-        if not len(context) or not own.any():
+        if not len(before) or not own.any():
             return alone
+        middle = np.concatenate([before, np.array(self.tokenizer.separator, np.int64)])
+        nowhere, none = np.zeros((len(middle), 2), np.int32), np.zeros(len(middle), bool)
         start = len(self.tokenizer.prefix)
-        middle = np.concatenate([context, np.array(self.tokenizer.separator, np.int64)])
+
+        def around(values: NDArray[Any], inner: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([values[:start], inner, values[start:]])
+
         return Input(
-            ids=np.insert(alone.ids, start, middle),
-            spans=np.insert(alone.spans, start, np.zeros((len(middle), 2), np.int32), axis=0),
-            keep=np.insert(alone.keep, start, np.zeros(len(middle), bool)),
-            pool=np.insert(own, start, np.zeros(len(middle), bool)),
+            around(alone.ids, middle), around(alone.spans, nowhere), around(alone.keep, none), around(own, none)
         )
 
     def _plain(self, texts: Sequence[str], prompt: str, *, drop: bool = False) -> list[Input]:
@@ -86,7 +93,8 @@ class InputBuilder:
         before, after = (len(part) for part in (self.tokenizer.prefix, self.tokenizer.suffix))
         inputs = []
         for text, head in zip(texts, heads, strict=True):
-            spans = np.pad(np.maximum(head.spans - len(prompt), 0), ((before, after), (0, 0)))
+            spans = np.zeros((before + len(head.spans) + after, 2), np.int32)
+            spans[before : len(spans) - after] = np.maximum(head.spans - len(prompt), 0)
             own = spans[:, 1] > spans[:, 0]
             keep = own & ~_punctuation(text, spans) if drop else own
             if self.keep_special:
@@ -94,7 +102,7 @@ class InputBuilder:
             if not keep.any():  # nothing but white space or punctuation: the whole input stands for the text
                 keep = own if own.any() else np.ones(len(spans), bool)
             ids = np.concatenate([self.tokenizer.prefix, head.ids, self.tokenizer.suffix]).astype(np.int64)
-            inputs.append(Input(ids, spans.astype(np.int32), keep, np.ones(len(ids), bool)))
+            inputs.append(Input(ids, spans, keep, np.ones(len(ids), bool)))
         return inputs
 
 

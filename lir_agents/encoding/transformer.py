@@ -122,12 +122,12 @@ class TransformerEncoder:
 
     def encode_queries(self, queries: Sequence[QueryText]) -> list[Encoding]:
         builder = self._inputs()
-        encoded = self._encode_in_order([builder.query(query) for query in queries])
+        encoded = self._encode_in_order(builder.queries(queries))
         if self._checkpoint.pooling in _POOLS_ROW_BY_ROW:
             return encoded
         # Other rules pool the whole input, context included: there the query's own pass gives the pooled vector.
         contextual = [i for i, query in enumerate(queries) if query.context]
-        alone = self._encode_in_order([builder.query(QueryText(queries[i].text)) for i in contextual])
+        alone = self._encode_in_order(builder.queries([QueryText(queries[i].text) for i in contextual]))
         for i, plain in zip(contextual, alone, strict=True):
             encoded[i] = replace(encoded[i], pooled=plain.pooled)
         return encoded

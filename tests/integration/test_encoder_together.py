@@ -151,7 +151,7 @@ def test_the_error_of_one_is_not_the_others(
     alone = [encoder.encode_queries(one) for one in asked]
     met(encoder, threads)
     bad = {5, 6, 30, 63}
-    spoilt = [encoder._inputs().query(asked[i][0]).ids.tolist() for i in bad]
+    spoilt = [encoder._inputs().queries([asked[i][0]])[0].ids.tolist() for i in bad]
     run = OneShape.__call__
 
     def breaking(self: OneShape, rows: Sequence[np.ndarray]) -> list[np.ndarray]:

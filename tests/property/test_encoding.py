@@ -75,7 +75,7 @@ def test_mending_keeps_offsets_and_makes_utf8(text: str) -> None:
 @given(TEXT, TEXT, st.integers(8, 32), st.booleans())
 def test_a_query_keeps_its_rows_whatever_its_context(text: str, context: str, room: int, special: bool) -> None:
     builder = InputBuilder(tokenizer(), max_tokens=room, keep_special=special)
-    alone, joint = builder.query(QueryText(text)), builder.query(QueryText(text, context=context))
+    alone, joint = builder.queries([QueryText(text), QueryText(text, context=context)])
     assert len(joint.ids) <= room
     assert joint.ids[joint.keep].tolist() == alone.ids[alone.keep].tolist()
     assert joint.spans[joint.keep].tolist() == alone.spans[alone.keep].tolist()
