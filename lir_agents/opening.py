@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph.store.base import BaseStore
 
@@ -43,6 +43,9 @@ from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
 from lir_agents.telemetry import switch_on
 from lir_agents.types import Decision, Principal, ToolSignal, Turn
+
+if TYPE_CHECKING:
+    from langgraph.store.sqlite import SqliteStore
 
 __all__ = ["Access", "Opened", "agreed_encoder", "open_rooms"]
 
@@ -173,13 +176,15 @@ def _session_memory(
     layout: IndexLayout, store: BaseStore | None, audit: AuditLog, settings: Settings, opening: ExitStack
 ) -> SessionMemory:
     """Memory over the caller's store, or over one file of the index directory."""
-    return SessionMemory(
-        store if store is not None else _sqlite_store(layout.memory, opening),
-        index_id=audit.origin,
-        settings=settings.memory,
-        recording=partial(_record_memory, audit),
-        scrub=partial(_empty_log, layout.memory) if store is None else _nothing,
+    memory = partial(
+        SessionMemory, index_id=audit.origin, settings=settings.memory, recording=partial(_record_memory, audit)
     )
+    if store is not None:
+        return memory(store)
+    own = _sqlite_store(layout.memory, settings.memory.timeout_s, opening)
+    # The file is on this machine, and SQLite gives up on a lock by itself; but whoever has to wait for the turn of
+    # another search could wait for several.
+    return memory(own, beside=own.lock.locked, scrub=partial(_empty_log, layout.memory))
 
 
 def _weights(settings: FusionSettings) -> FusionWeights:
@@ -194,7 +199,7 @@ def _weights(settings: FusionSettings) -> FusionWeights:
     return weights
 
 
-def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:
+def _sqlite_store(path: Path, timeout_s: float, opening: ExitStack) -> SqliteStore:
     """LangGraph's own SQLite store, in one file of the index directory."""
     from langgraph.store.sqlite import SqliteStore
 
@@ -208,6 +213,7 @@ def _sqlite_store(path: Path, opening: ExitStack) -> BaseStore:
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA secure_delete=ON")
         store.setup()
+        connection.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
     except sqlite3.Error as error:
         raise StoreError(str(error), store="memory", operation="open", remedy=f"Move {path} away.") from error
     return store
@@ -231,10 +237,6 @@ def _empty_log(path: Path) -> None:
         (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         raise TimeoutError("somebody kept reading")
-
-
-def _nothing() -> None:
-    pass
 
 
 def _record_memory(

@@ -67,6 +67,8 @@ class SessionMemory:
         clock: Seconds since 1970, UTC.
         recording: Told of everything before it is remembered or forgotten; if it raises, it is not.
         calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
+        beside: Whether that is to be done now; otherwise the store bounds its own time, and is asked on the thread
+            of the search, which waits half a millisecond less for two threads to hand over.
         scrub: Called when something was forgotten: leaves none of it in the bytes of the store's files.
     """
 
@@ -79,6 +81,7 @@ class SessionMemory:
         clock: Callable[[], float] = time.time,
         recording: Recording | None = None,
         calls: SideCalls | None = None,
+        beside: Callable[[], bool] = lambda: True,
         scrub: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -88,6 +91,7 @@ class SessionMemory:
         self._clock = clock
         self._recording = recording
         self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
+        self._beside = beside
         self._scrub = scrub
         self._tidy: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._noting = threading.Lock()
@@ -286,7 +290,7 @@ class SessionMemory:
 
     def _in_time(self, operation: str, work: Callable[[], T]) -> T:
         with _failures(operation):
-            return self._calls.run(work, timeout_s=self._settings.timeout_s)
+            return self._calls.run(work, timeout_s=self._settings.timeout_s) if self._beside() else work()
 
     def _owner(self, principal: Principal | None) -> tuple[str, ...]:
         return ("lir", self._index, principal_label(principal))

@@ -250,3 +250,56 @@ def test_what_a_caller_remembers_by_hand_cannot_break_a_search(index):
         result = index.search("leave of rule 3", principal=STAFF, thread_id=f"t{start}")
         assert len(result) == 10
         assert result.coverage.stages["memory"].status == "ok"
+
+
+# ---------------------------------------------------------------- the index's own file
+
+
+def test_a_file_that_another_process_holds_costs_memory_alone_and_a_bounded_time(quick_path, encoder):
+    """Memory's own file is asked on the thread of the search: SQLite gives up on a lock after `timeout_s`."""
+    path = quick_path / "own.lir"
+    with LateInteractionIndex.open(path, access="acl", encoder=encoder, settings=FAST) as index:
+        index.add([Document(id="d", text="Rule 4 about leave.", acl=["group:staff"])])
+        wanted = told(index.search("leave of rule 4", principal=STAFF))
+        other = sqlite3.connect(path / "memory.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        before = {thread for thread in threading.enumerate() if thread.name == "lir-memory"}
+        started = time.monotonic()
+        result = index.search("leave of rule 4", principal=STAFF, thread_id="t")
+        assert 0.2 <= time.monotonic() - started < 3
+        assert told(result) == wanted
+        assert result.coverage.stages["memory"].status == "failed"
+        assert "locked" in result.coverage.stages["memory"].reason
+        assert not {thread for thread in threading.enumerate() if thread.name == "lir-memory"} - before
+        other.execute("ROLLBACK")
+        other.close()
+        assert (
+            index.search("leave of rule 4", principal=STAFF, thread_id="t").coverage.stages["memory"].status == "ok"
+        )
+        assert index.memory.recall(STAFF, "t", set)
+
+
+def test_searches_that_would_wait_for_each_others_turn_are_given_up_on_in_time(quick_path, encoder):
+    settings = FAST.model_copy(update={"limits": FAST.limits.model_copy(update={"at_work": 8})})
+    path = quick_path / "own.lir"
+    with LateInteractionIndex.open(path, access="acl", encoder=encoder, settings=settings) as index:
+        index.add([Document(id="d", text="Rule 4 about leave.", acl=["group:staff"])])
+        index.search("leave of rule 4", principal=STAFF, thread_id="t")
+        other = sqlite3.connect(path / "memory.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        waited: list[float] = []
+
+        def ask(n: int) -> None:
+            started = time.monotonic()
+            index.search("leave of rule 4", principal=STAFF, thread_id=f"t{n}")
+            waited.append(time.monotonic() - started)
+
+        askers = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+        other.execute("ROLLBACK")
+        other.close()
+        assert len(waited) == 8
+        assert max(waited) < 1.4  # .2 s for recalling and for remembering each, not eight times that
