@@ -182,9 +182,7 @@ def _session_memory(
     if store is not None:
         return memory(store)
     own = _sqlite_store(layout.memory, settings.memory.timeout_s, opening)
-    # The file is on this machine, and SQLite gives up on a lock by itself; but whoever has to wait for the turn of
-    # another search could wait for several.
-    return memory(own, beside=own.lock.locked, scrub=partial(_empty_log, layout.memory))
+    return memory(own, near=True, scrub=partial(_empty_log, layout.memory))
 
 
 def _weights(settings: FusionSettings) -> FusionWeights:

@@ -67,8 +67,8 @@ class SessionMemory:
         clock: Seconds since 1970, UTC.
         recording: Told of everything before it is remembered or forgotten; if it raises, it is not.
         calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
-        beside: Whether that is to be done now; otherwise the store bounds its own time, and is asked on the thread
-            of the search, which waits half a millisecond less for two threads to hand over.
+        near: Whether the store gives up by itself after `timeout_s`, as a file of this machine does: one search at a
+            time then asks it on its own thread, and does without two threads' handing over, half a millisecond.
         scrub: Called when something was forgotten: leaves none of it in the bytes of the store's files.
     """
 
@@ -81,7 +81,7 @@ class SessionMemory:
         clock: Callable[[], float] = time.time,
         recording: Recording | None = None,
         calls: SideCalls | None = None,
-        beside: Callable[[], bool] = lambda: True,
+        near: bool = False,
         scrub: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -91,7 +91,8 @@ class SessionMemory:
         self._clock = clock
         self._recording = recording
         self._calls = calls or SideCalls("lir-memory", at_most=_AT_ONCE)
-        self._beside = beside
+        self._near = near
+        self._turn = threading.Lock()
         self._scrub = scrub
         self._tidy: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._noting = threading.Lock()
@@ -290,7 +291,13 @@ class SessionMemory:
 
     def _in_time(self, operation: str, work: Callable[[], T]) -> T:
         with _failures(operation):
-            return self._calls.run(work, timeout_s=self._settings.timeout_s) if self._beside() else work()
+            # Behind others, who each may wait for so long, it would wait for several times as long.
+            if self._near and not self._calls.busy and self._turn.acquire(blocking=False):
+                try:
+                    return work()
+                finally:
+                    self._turn.release()
+            return self._calls.run(work, timeout_s=self._settings.timeout_s)
 
     def _owner(self, principal: Principal | None) -> tuple[str, ...]:
         return ("lir", self._index, principal_label(principal))

@@ -280,7 +280,7 @@ def test_a_file_that_another_process_holds_costs_memory_alone_and_a_bounded_time
 
 
 def test_searches_that_would_wait_for_each_others_turn_are_given_up_on_in_time(quick_path, encoder):
-    settings = FAST.model_copy(update={"limits": FAST.limits.model_copy(update={"at_work": 8})})
+    settings = FAST.model_copy(update={"limits": FAST.limits.model_copy(update={"at_work": 16})})
     path = quick_path / "own.lir"
     with LateInteractionIndex.open(path, access="acl", encoder=encoder, settings=settings) as index:
         index.add([Document(id="d", text="Rule 4 about leave.", acl=["group:staff"])])
@@ -294,12 +294,12 @@ def test_searches_that_would_wait_for_each_others_turn_are_given_up_on_in_time(q
             index.search("leave of rule 4", principal=STAFF, thread_id=f"t{n}")
             waited.append(time.monotonic() - started)
 
-        askers = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+        askers = [threading.Thread(target=ask, args=(n,)) for n in range(16)]
         for asker in askers:
             asker.start()
         for asker in askers:
             asker.join()
         other.execute("ROLLBACK")
         other.close()
-        assert len(waited) == 8
-        assert max(waited) < 1.4  # .2 s for recalling and for remembering each, not eight times that
+        assert len(waited) == 16
+        assert max(waited) < 2.2  # .2 s for recalling and for remembering each, not sixteen times that
