@@ -67,8 +67,8 @@ class SessionMemory:
         clock: Seconds since 1970, UTC.
         recording: Told of everything before it is remembered or forgotten; if it raises, it is not.
         calls: Runs what a search asks of the store, so that a store that hangs costs it a bounded time.
-        near: Whether the store gives up by itself after `timeout_s`, as a file of this machine does: one search at a
-            time then asks it on its own thread, and does without two threads' handing over, half a millisecond.
+        near: Whether the store gives up by itself after `timeout_s`, as a file of this machine does: one search at
+            a time then asks it on its own thread; two threads' handing over would take half a millisecond.
         scrub: Called when something was forgotten: leaves none of it in the bytes of the store's files.
     """
 
