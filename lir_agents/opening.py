@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Opened", "agreed_encoder", "open_rooms"]
 
+_MOST_MS = 2**31 - 1
+"""What SQLite takes for milliseconds; more would be none at all."""
+
 _LAST_CALL_S = 5.0
 """Seconds that closing waits for a call to memory that is under way."""
 
@@ -211,7 +214,7 @@ def _sqlite_store(path: Path, timeout_s: float, opening: ExitStack) -> SqliteSto
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA secure_delete=ON")
         store.setup()
-        connection.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout={int(min(max(timeout_s * 1000, 1), _MOST_MS))}")
     except sqlite3.Error as error:
         raise StoreError(str(error), store="memory", operation="open", remedy=f"Move {path} away.") from error
     return store

@@ -21,9 +21,8 @@ __all__ = ["Digits", "block_maxima", "depth", "paths"]
 _NAME: Final = {"win32": "_maxsim.dll", "darwin": "_maxsim.dylib"}.get(sys.platform, "_maxsim.so")
 _PATHS: Final = ("portable", "avx2", "avx512_vnni", "amx_int8")
 
-_LANE: Final = 64
-_TILE: Final = 16
-_SHARE: Final = 96
+_LANE, _TILE, _SHARE = 64, 16, 96
+"""What matrices are padded to and laid out by: the constants of these names in maxsim_paths.h and maxsim_turn.h."""
 
 
 class _Rotation(ctypes.Structure):
@@ -57,7 +56,7 @@ class _Tokens(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """A query that is rotated and rounded already.
+    """A query that is rotated and rounded already: with it, what is found can be held to integers.
 
     Attributes:
         values: int8 [q_len, depth], in planes as the codes are.

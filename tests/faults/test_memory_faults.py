@@ -303,3 +303,12 @@ def test_searches_that_would_wait_for_each_others_turn_are_given_up_on_in_time(q
         other.close()
         assert len(waited) == 16
         assert max(waited) < 2.2  # .2 s for recalling and for remembering each, not sixteen times that
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.2, 1e7])
+def test_sqlite_waits_for_as_long_as_is_said(quick_path, encoder, seconds):
+    """More milliseconds than it has numbers for, or less than one, would be none at all."""
+    settings = Settings(memory=MemorySettings(timeout_s=seconds))
+    with LateInteractionIndex.open(quick_path / "own.lir", encoder=encoder, settings=settings) as index:
+        (waits_ms,) = index.memory._store.conn.execute("PRAGMA busy_timeout").fetchone()
+        assert waits_ms == min(max(1, seconds * 1000), 2**31 - 1)
