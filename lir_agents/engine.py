@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +19,8 @@ from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder, QueryText
 from lir_agents.errors import InputError
 from lir_agents.governed import GovernedIndex
-from lir_agents.graph.build import asearch, search
 from lir_agents.graph.candidates import find_candidates
-from lir_agents.graph.context import RetrievalContext, standing
+from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.explaining import explain_hit
 from lir_agents.graph.reading import read_query
 from lir_agents.graph.refusals import refusals_recorded
@@ -33,15 +31,8 @@ from lir_agents.graph.surface import readable_now
 from lir_agents.graph.view import look_at
 from lir_agents.opening import Access, Opened, open_rooms
 from lir_agents.reports import AddReport
-from lir_agents.types import (
-    Filter,
-    Hit,
-    Principal,
-    SearchResult,
-    ToolSignal,
-    Turn,
-    register_explainer,
-)
+from lir_agents.searched import SearchedIndex
+from lir_agents.types import Filter, Hit, Principal, register_explainer
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -77,7 +68,7 @@ class CandidateTable:
     block: NDArray[np.float32]
 
 
-class LateInteractionIndex(GovernedIndex):
+class LateInteractionIndex(SearchedIndex, GovernedIndex):
     """One index directory, open. Safe to share between threads and tasks; one process owns it at a time.
 
     Example:
@@ -207,85 +198,6 @@ class LateInteractionIndex(GovernedIndex):
         """
         self.rooms.encoder.encode_queries([QueryText("ready?")])
 
-    def search(
-        self,
-        query: str,
-        *,
-        k: int | None = None,
-        principal: Principal | None = None,
-        thread_id: str | None = None,
-        history: Sequence[Turn] = (),
-        tool_signals: Sequence[ToolSignal] = (),
-        filter: Filter | None = None,
-        as_of: int | datetime | None = None,
-        budget_ms: float | None = None,
-        remember: bool = True,
-    ) -> SearchResult:
-        """The k passages that answer best, ranked by late interaction and everything known at this moment.
-
-        Args:
-            query: The turn, as the user wrote it.
-            k: Hits wanted; None: the settings' default. Fewer come back only where fewer may be read.
-            principal: Who asks. Required by every index that is not open.
-            thread_id: The conversation to recall, and to remember this turn in.
-            history: The conversation so far, where the caller keeps it; joins what the thread remembers.
-            tool_signals: What tools answered just now.
-            filter: Metadata filter, see `lir_agents.types.Filter`.
-            as_of: An epoch or an aware datetime: read the index as it was then (under today's access rules); what
-                lies ahead means now.
-            budget_ms: Time for the whole search, in milliseconds; None: the setting `search.budget_ms`. What has
-                not answered by then is left out and named in `coverage`.
-            remember: False leaves no trace in the thread's memory.
-
-        Returns:
-            Hits with breakdowns, coverage, timings and the id of the audit event.
-
-        Raises:
-            InputError: A field is bad; the message names it and the remedy.
-            AccessDenied: The policy refused the request; the refusal is recorded.
-            BudgetExceeded: Nothing that is both authorised and recorded was ready in time.
-            Overloaded: Too many searches are at work, or wait; nothing was begun.
-            StoreError: A store that the answer needs failed, or it could not be recorded.
-        """
-        context = RetrievalContext(principal, thread_id, budget_ms)
-        given = _given(
-            query=query,
-            k=k,
-            filter=filter,
-            history=history,
-            tool_signals=tool_signals,
-            as_of=as_of,
-            remember=remember,
-        )
-        return search(self, given, standing(context))
-
-    async def asearch(
-        self,
-        query: str,
-        *,
-        k: int | None = None,
-        principal: Principal | None = None,
-        thread_id: str | None = None,
-        history: Sequence[Turn] = (),
-        tool_signals: Sequence[ToolSignal] = (),
-        filter: Filter | None = None,
-        as_of: int | datetime | None = None,
-        budget_ms: float | None = None,
-        remember: bool = True,
-    ) -> SearchResult:
-        """`search`, without blocking the event loop. Cancelled, it frees its thread at the next step."""
-        context = RetrievalContext(principal, thread_id, budget_ms)
-        given = _given(
-            query=query,
-            k=k,
-            filter=filter,
-            history=history,
-            tool_signals=tool_signals,
-            as_of=as_of,
-            remember=remember,
-        )
-        return await asearch(self, given, standing(context))
-
     def candidates(
         self,
         query: str,
@@ -381,7 +293,3 @@ class LateInteractionIndex(GovernedIndex):
                 problems.append(f"{name}: {missing} passages are missing; reopen the index to mend it")
         problems += [str(problem) for problem in rooms.audit.verify().problems]
         return problems
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

@@ -25,7 +25,7 @@ __all__ = ["OpenVinoForward"]
 
 _STEP = 16
 """Longer rows are padded to a multiple of this: fewer shapes to prepare for, and the tiles of AMX are as high."""
-_FEW_ROWS = 4
+_MANY_ROWS = 32
 """A batch of more rows than this is worth one graph run, short or not."""
 _MOST_WASTE = 1.25
 
@@ -68,10 +68,12 @@ class OpenVinoForward:
 
     def __call__(self, rows: Sequence[NDArray[np.int64]]) -> States:
         hidden = np.zeros((len(rows), max(map(len, rows)), self._hidden_dim), np.float32)
-        short, long = self._plan(rows)
+        short = [] if len(rows) > _MANY_ROWS else self._short.groups(rows)
+        held = {i for group in short for i in group}
+        long = [i for i in range(len(rows)) if i not in held]
         runs = [(group, self._start([rows[i] for i in group])) for group in _alike(rows, long)]
-        for group, length in short:
-            for i, found in zip(group, self._short([rows[i] for i in group], length), strict=True):
+        for group in short:
+            for i, found in zip(group, self._short([rows[i] for i in group]), strict=True):
                 hidden[i, : len(found)] = found
         for group, request in runs:
             found = self._any_shape().finish(request)[:, : hidden.shape[1]]
@@ -81,18 +83,6 @@ class OpenVinoForward:
     def steady(self, rows: Sequence[NDArray[np.int64]]) -> bool:
         """Whether hidden states of short rows are the same, to the bit, alone and in a run shared with others."""
         return self._short.steady(rows)
-
-    def _plan(self, rows: Sequence[NDArray[np.int64]]) -> tuple[list[tuple[list[int], int]], list[int]]:
-        """Which rows run in graphs of which length, and which are left for the one of any shape."""
-        everything = list(range(len(rows)))
-        if len(rows) == 2 and (length := self._short.length(rows)):
-            return [(everything, length)], []
-        if len(rows) > _FEW_ROWS:
-            return [], everything
-        lengths = [self._short.length([row]) for row in rows]
-        return [([i], length) for i, length in enumerate(lengths) if length], [
-            i for i in everything if not lengths[i]
-        ]
 
     def _start(self, rows: Sequence[NDArray[np.int64]]) -> Any:
         ids, mask = pad(rows, self._model.pad_id)

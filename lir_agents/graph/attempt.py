@@ -205,6 +205,10 @@ class Attempt(Parts):
         known: T = self.underway.kept[place]
         return known
 
+    def know(self, stage: str, room: str, answer: Any, key: str = "") -> None:
+        """What a room answered to somebody who asked for several searches at once: it is not asked again."""
+        self.underway.kept[stage, room, key] = answer
+
     def ask(self, room: str, work: Callable[[], T], key: str = "") -> T | None:
         stage, underway = self.doing.stage, self.underway
         place = (stage, room, key)

@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from lir_agents.graph.attempt import Attempt
+from lir_agents.graph.batch import AT_ONCE, walk
 from lir_agents.graph.conduct import Conducted
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.nodes import Nodes, as_documents
@@ -20,7 +21,7 @@ from lir_agents.graph.tracing import traced
 from lir_agents.telemetry import observe
 from lir_agents.types import SearchResult
 
-__all__ = ["asearch", "build_graph", "search"]
+__all__ = ["asearch", "asearch_batch", "build_graph", "search", "search_batch"]
 
 
 def build_graph(
@@ -94,6 +95,46 @@ async def asearch(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> Se
         observation.end(state["result"])
     result: SearchResult = state["result"]
     return result
+
+
+def search_batch(index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any) -> list[SearchResult]:
+    """`search` for several questions of one caller, which share what they can; with a budget, one by one."""
+    if _bounded(index, runtime):
+        return [search(index, one, runtime) for one in given]
+    results: list[SearchResult] = []
+    for start in range(0, len(given), AT_ONCE):
+        conducted, state = _conducted_batch(index, given[start : start + AT_ONCE], runtime)
+        conducted.run()
+        results += state["results"]
+    return results
+
+
+async def asearch_batch(index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any) -> list[SearchResult]:
+    """`search_batch`, without blocking the event loop."""
+    if _bounded(index, runtime):
+        return [await asearch(index, one, runtime) for one in given]
+    results: list[SearchResult] = []
+    for start in range(0, len(given), AT_ONCE):
+        conducted, state = _conducted_batch(index, given[start : start + AT_ONCE], runtime)
+        await conducted.arun()
+        results += state["results"]
+    return results
+
+
+def _bounded(index: HasRooms, runtime: Any) -> bool:
+    """Whether searches of this run have a budget: what is asked for several of them at once counts for none."""
+    return Nodes(index).underway(Run(runtime)).budget.bounded
+
+
+def _conducted_batch(
+    index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any
+) -> tuple[Conducted, dict[str, Any]]:
+    nodes, run, state = Nodes(index), Run(runtime), dict[str, Any]()
+
+    def take(_: str, attempt: Attempt) -> dict[str, Any]:
+        return {"results": walk(nodes, given, run, attempt)}
+
+    return Conducted(nodes.rooms.limits, nodes.underway(run), ("batch",), take, state), state
 
 
 def _conducted(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> tuple[Conducted, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from lir_agents.errors import InputError
 from lir_agents.stores.filters import parse_filter
 from lir_agents.types import Filter, ToolSignal, Turn
 
-__all__ = ["Request", "checked_request"]
+__all__ = ["Request", "checked_queries", "checked_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,30 @@ def checked_request(given: Mapping[str, Any], settings: SearchSettings) -> Reque
     )
 
 
-def _query(query: Any, longest: int) -> str:
+def checked_queries(queries: Any, settings: SearchSettings) -> list[str]:
+    """Checks several questions before the first of them is asked.
+
+    Raises:
+        InputError: They are no list, or one of them is bad; the message names its position.
+    """
+    if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
+        remedy = "Pass a list of questions."
+        raise InputError(f"is {type(queries).__name__}", field="queries", remedy=remedy)
+    longest = settings.max_query_chars
+    return [_query(query, longest, f"queries[{position}]") for position, query in enumerate(queries)]
+
+
+def _query(query: Any, longest: int, field: str = "query") -> str:
     if not isinstance(query, str):
-        raise InputError(f"is {type(query).__name__}", field="query", remedy="Pass the question as a string.")
+        raise InputError(f"is {type(query).__name__}", field=field, remedy="Pass the question as a string.")
     # A lone surrogate cannot be stored or sent anywhere: it is replaced rather than refused, as in decoding.
     text = query.encode("utf-8", "replace").decode("utf-8").replace("\x00", " ").strip()
     if not text:
-        raise InputError("is empty", field="query", remedy="Pass at least one word.")
+        raise InputError("is empty", field=field, remedy="Pass at least one word.")
     if len(text) > longest:
         raise InputError(
             f"has {len(text):,} characters, more than {longest:,}",
-            field="query",
+            field=field,
             remedy="Shorten it, or raise the setting search.max_query_chars.",
         )
     return text

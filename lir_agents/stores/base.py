@@ -38,6 +38,11 @@ class VectorStore(Protocol):
         """The k nearest rows within `allowed` (None: all rows held), best first, with cosine similarity in
         [-1, 1]. Fewer than k only if fewer exist."""
 
+    def search_batch(
+        self, vectors: Sequence[NDArray[np.float32]], k: int, allowed: RowMask | None
+    ) -> list[tuple[Rows, NDArray[np.float32]]]:
+        """The same for each of several vectors, in one pass."""
+
     def rebuild(self, rows: Rows, access_classes: Sequence[int]) -> None:
         """Replaces everything by these rows, so that nothing deleted remains in the bytes on disk."""
 

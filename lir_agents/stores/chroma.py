@@ -107,13 +107,15 @@ class ChromaCollection:
         mask[rows] = True
         return mask
 
-    def nearest(self, vector: NDArray[np.float32], k: int) -> Rows:
-        """About the k nearest rows, by HNSW, in no order; at least k rows must be held."""
+    def nearest(self, vectors: Sequence[NDArray[np.float32]], k: int) -> list[Rows]:
+        """About the k nearest rows of each vector, by HNSW, in no order; at least k rows must be held."""
+        if not vectors:
+            return []
         with self._using("search") as collection:
-            found = collection.query(query_embeddings=[vector], n_results=k, include=[])["ids"][0]
-        if len(found) < k:  # Chroma says nothing when the files of its index are gone
-            raise IntegrityError(f"vectors: the index returned {len(found)} of {k} rows", remedy=REBUILD)
-        return np.array(found, dtype=np.int64)
+            found = collection.query(query_embeddings=list(vectors), n_results=k, include=[])["ids"]
+        if few := [names for names in found if len(names) < k]:  # Chroma says nothing when its files are gone
+            raise IntegrityError(f"vectors: the index returned {len(few[0])} of {k} rows", remedy=REBUILD)
+        return [np.array(names, dtype=np.int64) for names in found]
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """Stored vectors, float32 [n, dim], L2-normalised; zeros where a row is missing."""

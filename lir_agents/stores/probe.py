@@ -160,7 +160,7 @@ def _lost(store: Any, rows: Rows) -> list[int]:
     lost: list[int] = []
     sample = rows[:: max(1, len(rows) // _SAMPLE)]
     for row, vector in zip(sample.tolist(), store.vectors(sample), strict=True):
-        found = store.nearest(vector, min(10, len(rows)))
+        (found,) = store.nearest([vector], min(10, len(rows)))
         if not (store.vectors(found) @ vector >= _ALIKE).any():
             lost.append(row)
     return lost

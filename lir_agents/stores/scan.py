@@ -12,7 +12,7 @@ Memory: dim + 20 bytes per row, and a quarter of that in reserve: 40 to 50 MB fo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
@@ -31,6 +31,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 _UNKNOWN, _ABSENT = -1, -2
 _LOAD_ROWS = 8192
+_VECTORS_AT_ONCE = 4  # what integer products take for one: see `products`
 _SCAN_ALL_FROM = 0.6  # share of the matrix from which reading all of it beats gathering the allowed rows
 _ROUNDING = 2e-6  # bound on float32 rounding in a score of unit vectors, with room to spare
 _DIGIT = 127.0
@@ -104,14 +105,23 @@ class ResidentMatrix:
         Returns:
             Rows and cosines, best first, ties by row; fewer than k only if fewer exist.
         """
+        (found,) = self.search_batch([vector], k, allowed)
+        return found
+
+    def search_batch(
+        self, vectors: Sequence[NDArray[np.float32]], k: int, allowed: RowMask
+    ) -> list[tuple[Rows, NDArray[np.float32]]]:
+        """`search` for each vector. What takes the time is reading the codes, and four vectors read them once; no
+        bit of what one of them finds depends on the others."""
         rows = np.flatnonzero(allowed)
         state, places = self._with(rows)
         held = places >= 0
         if not held.all():
             rows, places = rows[held], places[held]
-        if len(rows) > 2 * k:
-            rows = rows[_close(state, places, vector, k)]
-        return self.rank(vector, rows, k)
+        if len(rows) <= 2 * k:
+            return [self.rank(vector, rows, k) for vector in vectors]
+        close = _close(state, places, vectors, k)
+        return [self.rank(vector, rows[near], k) for vector, near in zip(vectors, close, strict=True)]
 
     def rank(self, vector: NDArray[np.float32], rows: Rows, k: int) -> tuple[Rows, NDArray[np.float32]]:
         """The k best of `rows` by stored vector, best first, ties by row; rows that `source` lacks are left out."""
@@ -204,37 +214,48 @@ def _append(state: _State, rows: Rows, vectors: NDArray[np.float32]) -> _State:
 # ---------------------------------------------------------------- scoring
 
 
-def _close(state: _State, places: NDArray[np.int32], vector: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    """Which of more than k places may be among the k best, ascending; at least k."""
-    if len(places) > _SCAN_ALL_FROM * state.count:
-        scores, lost = _approximate(state.codes[: state.count], state.scale[: state.count], vector)
-        scores = scores.take(places)
-    else:
-        scores, lost = _approximate(state.codes.take(places, axis=0), state.scale.take(places), vector)
+def _close(
+    state: _State, places: NDArray[np.int32], vectors: Sequence[NDArray[np.float32]], k: int
+) -> Iterator[NDArray[np.intp]]:
+    """Which of more than k places may be among the k best for each vector, ascending; at least k."""
+    everything = len(places) > _SCAN_ALL_FROM * state.count
+    codes = state.codes[: state.count] if everything else state.codes.take(places, axis=0)
+    scale = state.scale[: state.count] if everything else state.scale.take(places)
     error = state.error.take(places)
-    bound = error + np.float32(lost) * (1 + error) + np.float32(_ROUNDING)  # codes stand for no more than 1 + error
-    lower = scores - bound
-    lower.partition(len(lower) - k)
-    scores += bound
-    return np.flatnonzero(scores >= lower[len(lower) - k])
+    for start in range(0, len(vectors), _VECTORS_AT_ONCE):
+        for scores, lost in _approximate(codes, scale, vectors[start : start + _VECTORS_AT_ONCE]):
+            near = scores.take(places) if everything else scores
+            # Codes stand for no more than 1 + error.
+            bound = error + np.float32(lost) * (1 + error) + np.float32(_ROUNDING)
+            lower = near - bound
+            lower.partition(len(lower) - k)
+            near += bound
+            yield np.flatnonzero(near >= lower[len(lower) - k])
 
 
 def _approximate(
-    codes: NDArray[np.int8], scale: NDArray[np.float32], vector: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], float]:
-    """Scores from codes, float32 [n], with the query in two digits; and the length of what these lose of it."""
+    codes: NDArray[np.int8], scale: NDArray[np.float32], vectors: Sequence[NDArray[np.float32]]
+) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """For each vector, in two digits: scores from codes, float32 [n], and the length of what the digits lose."""
+    digits = [_digits(vector) for vector in vectors]
+    products = integer_products(codes, np.concatenate([both for both, _, _ in digits], axis=1))
+    for i, (_, unit, lost) in enumerate(digits):
+        scores = products[:, 2 * i + 1].astype(np.float32)
+        scores *= np.float32(1 / _SECOND_DIGIT)
+        scores += products[:, 2 * i].astype(np.float32)
+        scores *= scale
+        scores *= np.float32(unit)
+        yield scores, lost
+
+
+def _digits(vector: NDArray[np.float32]) -> tuple[NDArray[np.int8], float, float]:
+    """A vector as int8 [dim, 2], first and second digit; the first digit's unit; and the length of what is lost."""
     unit = max(float(np.abs(vector).max()), 1e-12) / _DIGIT
     exact = vector.astype(np.float64) / unit
     first = np.rint(exact)
     second = np.rint((exact - first) * _SECOND_DIGIT)
     lost = unit * float(np.linalg.norm(exact - first - second / _SECOND_DIGIT))
-    products = integer_products(codes, np.stack([first, second], axis=1).astype(np.int8))
-    scores = products[:, 1].astype(np.float32)
-    scores *= np.float32(1 / _SECOND_DIGIT)
-    scores += products[:, 0].astype(np.float32)
-    scores *= scale
-    scores *= np.float32(unit)
-    return scores, lost
+    return np.stack([first, second], axis=1).astype(np.int8), unit, lost
 
 
 def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:

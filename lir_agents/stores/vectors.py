@@ -173,18 +173,26 @@ class ChromaVectors:
             InputError: `vector` or `k` does not fit.
             StoreError: Chroma or `source` failed.
         """
-        vector = self._unit(vector)
+        (found,) = self.search_batch([vector], k, allowed)
+        return found
+
+    def search_batch(
+        self, vectors: Sequence[NDArray[np.float32]], k: int, allowed: RowMask | None
+    ) -> list[tuple[Rows, NDArray[np.float32]]]:
+        """`search` for each of several vectors, in one pass over what is stored. Raises as `search`."""
+        units = [self._unit(vector) for vector in vectors]
         if k < 1:
             raise InputError(f"is {k}", field="k", remedy="Ask for at least 1.")
         with failures("search"):
             self._chroma.require_open("search")
             if allowed is not None and np.count_nonzero(allowed) <= self._hnsw_above:
-                return self._matrix.search(vector, k, allowed)  # Chroma is not asked, and may be away
+                return self._matrix.search_batch(units, k, allowed)  # Chroma is not asked, and may be away
             held = self._holding()
             count = int(np.count_nonzero(held))
             if count > self._hnsw_above and (allowed is None or _same(allowed, held)):
-                return self._matrix.rank(vector, self._chroma.nearest(vector, min(k, count)), k)
-            return self._matrix.search(vector, k, held if allowed is None else allowed)
+                near = self._chroma.nearest(units, min(k, count))
+                return [self._matrix.rank(unit, rows, k) for unit, rows in zip(units, near, strict=True)]
+            return self._matrix.search_batch(units, k, held if allowed is None else allowed)
 
     def scores(self, vector: NDArray[np.float32], rows: Rows) -> NDArray[np.float32]:
         """Cosine of each row with `vector`, as `search` would give it: float32 [n]; 0 where a row is missing."""

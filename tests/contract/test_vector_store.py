@@ -177,6 +177,24 @@ def test_a_mask_is_searched_exactly(make) -> None:
             assert rows.tolist() == brute_force(held, query, 50, allowed)
 
 
+@pytest.mark.parametrize("hnsw_above", [100, 10_000], ids=["hnsw", "scan"])
+def test_several_at_once_find_what_each_finds_alone(make, hnsw_above) -> None:
+    bench, vectors = make(hnsw_above=hnsw_above), unit(900, 12)
+    bench.add(range(900), vectors)
+    queries = [*(unit(9, 13) * 3), vectors[4]]
+    for allowed in (None, mask(range(900)), np.random.default_rng(14).random(900) < 0.2, mask([7, 9])):
+        together = bench.store.search_batch(queries, 15, allowed)
+        assert len(together) == len(queries)
+        for query, (rows, scores) in zip(queries, together, strict=True):
+            expected, expected_scores = bench.store.search(query, 15, allowed)
+            np.testing.assert_array_equal(rows, expected)
+            np.testing.assert_array_equal(scores, expected_scores)
+    assert bench.store.search_batch([], 5, None) == []
+    with pytest.raises(InputError) as caught:
+        bench.store.search_batch([queries[0], np.zeros(DIM, np.float32)], 5, None)
+    assert caught.value.field == "vector"
+
+
 def test_nothing_outside_the_mask_shows(make) -> None:
     query, vectors = unit(1, 7)[0], unit(400, 8)
     allowed = mask(range(0, 400, 2))

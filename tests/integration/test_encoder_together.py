@@ -144,6 +144,30 @@ def test_company_changes_no_bit(encoder: TransformerEncoder, seed: int, count: i
     assert all(map(alike, together, [encoder.encode_queries(one) for one in asked]))
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 40))
+def test_several_questions_of_one_caller_get_what_each_gets_alone(
+    encoder: TransformerEncoder, seed: int, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    asked = [QueryText(text(rng, int(rng.integers(1, 60)))) for _ in range(count)]
+    alone = [encoding for one in asked for encoding in encoder.encode_queries([one])]
+    assert alike(encoder.encode_queries(asked), alone)
+
+
+def test_four_questions_of_one_caller_are_one_run_once_there_is_a_graph_for_it(
+    encoder: TransformerEncoder, sizes: list[int]
+) -> None:
+    asked = [QueryText(f"question {i}") for i in range(11)]
+    encoder.encode_queries(asked)
+    for thread in threading.enumerate():
+        if thread.name == "lir-compile":
+            thread.join(20)
+    sizes.clear()
+    encoder.encode_queries(asked)
+    assert sizes == [4, 4, 3]
+
+
 def test_the_error_of_one_is_not_the_others(
     encoder: TransformerEncoder, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,24 @@ async def test_concurrent_searches_keep_their_stages_apart(index, hear):
     assert all(names == {f"lir.{name}" for name in RUN} for names in by_search.values())
 
 
+def test_searches_of_a_batch_keep_their_stages_apart(index, hear):
+    heard = hear()
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("around")
+    before = contexts.get_current()
+    with tracer.start_as_current_span("around") as around:
+        index.search_batch([f"okapi {n}" for n in range(5)], principal=WHO)
+    assert contexts.get_current() == before
+    searches = [span for span in heard.finished if span.name == "lir.search"]
+    assert [span.parent.span_id for span in searches] == [around.get_span_context().span_id] * 5
+    for one in searches:
+        stages = [span.name for span in heard.finished if span.parent.span_id == one.context.span_id]
+        assert sorted(stages) == sorted(f"lir.{name}" for name in RUN)
+    with pytest.raises(AccessDenied):
+        index.search_batch(["okapi", "sleep"])
+    assert contexts.get_current() == before
+    assert len([span for span in heard.finished if span.name == "lir.search"]) == 7
+
+
 def test_milliseconds_and_counts_are_measured(index, hear):
     heard = hear()
     for _ in range(5):

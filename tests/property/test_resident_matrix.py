@@ -69,6 +69,27 @@ def test_the_scan_is_exact_to_the_last_bit(seed, dim, count, k, share, alike) ->
         np.testing.assert_array_equal(matrix.scores(query, got), scores)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    dim=st.sampled_from([1, 7, 65]),
+    count=st.integers(0, 300),
+    vectors=st.integers(0, 11),
+    k=st.integers(1, 60),
+    share=st.sampled_from([0.3, 0.8, 1.0]),
+)
+def test_several_vectors_change_no_bit_of_each_other(seed, dim, count, vectors, k, share) -> None:
+    rng = np.random.default_rng(seed)
+    table = Table(dim)
+    table.vectors = dict(enumerate(unit(rng, count, dim)))
+    matrix, allowed = ResidentMatrix(dim, table), rng.random(count + 3) < share
+    queries = list(unit(rng, vectors, dim))
+    for query, (rows, scores) in zip(queries, matrix.search_batch(queries, k, allowed), strict=True):
+        alone, alone_scores = matrix.search(query, k, allowed)
+        assert (rows.tolist(), scores.tolist()) == (alone.tolist(), alone_scores.tolist())
+        assert rows.tolist() == oracle(table, query, k, allowed)[0]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_the_codes_lose_of_the_query_is_no_reason_to_miss_a_row(seed) -> None:
     """Rows of equal magnitudes lose nothing as codes: between them, only the rounding of the query can mislead."""

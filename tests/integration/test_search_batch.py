@@ -1,0 +1,284 @@
+"""Several questions at once: each gets what it gets alone, and is authorised, recorded and told of as such."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lir_agents import Document, LateInteractionIndex, MetadataSignal, Principal, ToolBinding, ToolSignal, Turn
+from lir_agents.config import LimitSettings, SearchSettings, Settings
+from lir_agents.errors import AccessDenied, BudgetExceeded, InputError, Overloaded
+from lir_agents.policy import AclPolicy
+from lir_agents.types import SearchResult
+from tests.faults.seam import Stall, raising, troubled
+from tests.hashed_encoder import HashedEncoder
+
+ALICE = Principal("alice", groups=["group:staff"])
+BOB = Principal("bob", groups=["group:guests"])
+STAFF = Principal("sam", groups=["group:staff"])
+QUESTIONS = (
+    "how many days of paid leave do I get?",
+    "where do I park my bicycle in Lisbon",
+    "soup at noon",
+    "the alarm sounds, what now",
+    "pension",
+    "Wer bezahlt die Rechnung?",
+    "what is said of a journey by train that takes longer than three hours, and by whom is it booked, in which "
+    "class, and does it matter whether it ends in Warsaw or in Dublin or in some other place where we have people?",
+)
+
+
+def told(result: SearchResult) -> list[Any]:
+    return [(hit.rank, hit.passage_id, hit.score, dict(hit.breakdown), hit.text) for hit in result]
+
+
+def retrievals(index: LateInteractionIndex) -> list[Any]:
+    return [event for event in index.audit.events() if event.kind == "retrieval"]
+
+
+@pytest.fixture
+def index(quick_path: Path, encoder: HashedEncoder) -> Iterator[LateInteractionIndex]:
+    with LateInteractionIndex.open(
+        quick_path / "i.lir",
+        access=AclPolicy(),
+        encoder=encoder,
+        bindings=[ToolBinding("lookup", "place", metadata_key="place")],
+        signals=[MetadataSignal("number", prefer=[1, 2], strength=0.5)],
+    ) as opened:
+        opened.add(
+            Document(
+                id=f"d{n}",
+                text=f"Rule {n} about {'leave' if n % 3 else 'travel'} and pay.",
+                acl=["group:staff" if n % 2 else "group:guests"],
+                metadata={"number": n, "place": "oslo" if n % 5 else "riga"},
+            )
+            for n in range(120)
+        )
+        yield opened
+
+
+# ---------------------------------------------------------------- the same as one by one
+
+
+@settings(max_examples=12, deadline=None)
+@given(asked=st.lists(st.sampled_from(QUESTIONS), max_size=20), k=st.integers(1, 12))
+def test_each_gets_what_it_gets_alone_with_the_bundled_model(office_index, asked, k) -> None:
+    together = office_index.search_batch(asked, k=k, principal=STAFF)
+    assert [result.query for result in together] == asked
+    assert [told(one) for one in together] == [told(office_index.search(q, k=k, principal=STAFF)) for q in asked]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"filter": {"place": "oslo"}},
+        {"filter": {"place": "nowhere"}},
+        {"as_of": 1},
+        {"history": [Turn("user", "what about travel?"), Turn("assistant", "Rule 3 is about travel.")]},
+        {"tool_signals": [ToolSignal("lookup", {"place": "riga"})]},
+        {"tool_signals": [ToolSignal("lookup", "rule 30 is about travel", 0.9)]},
+    ],
+    ids=["plain", "filter", "nothing fits", "as of", "history", "evidence", "said"],
+)
+@pytest.mark.parametrize("principal", [ALICE, BOB], ids=["alice", "bob"])
+def test_each_gets_what_it_gets_alone_whatever_is_told_besides(index, about, principal) -> None:
+    asked = [f"rule {n} about leave" for n in range(19)]
+    together = index.search_batch(asked, k=7, principal=principal, **about)
+    alone = [index.search(query, k=7, principal=principal, **about) for query in asked]
+    assert [told(one) for one in together] == [told(one) for one in alone]
+    assert [one.coverage.caveat for one in together] == [one.coverage.caveat for one in alone]
+
+
+def test_an_event_loop_gets_the_same(index) -> None:
+    asked = ["leave", "travel", "pay"]
+    found = asyncio.run(index.asearch_batch(asked, principal=ALICE))
+    assert [told(one) for one in found] == [told(one) for one in index.search_batch(asked, principal=ALICE)]
+
+
+def test_the_rooms_are_asked_once_for_sixteen(index, encoder) -> None:
+    calls: list[str] = []
+
+    def counted(room: str) -> Any:
+        def call(work: Any) -> Any:
+            calls.append(room)
+            return work()
+
+        return call
+
+    asked = [f"rule {n}" for n in range(32)]
+    with troubled(index, "encoder", counted("encoder"), only=["encode_queries"]):  # noqa: SIM117
+        with troubled(index, "vectors", counted("vectors"), only=["search", "search_batch"]):
+            index.search_batch(asked, principal=ALICE)
+    assert calls == ["encoder", "vectors"] * 2
+    assert sorted(encoder.queries) == sorted(asked)
+
+
+def test_no_questions_are_no_searches(index) -> None:
+    before = len(retrievals(index))
+    assert index.search_batch([], principal=ALICE) == []
+    assert len(retrievals(index)) == before
+
+
+# ---------------------------------------------------------------- governed
+
+
+def test_each_is_recorded_as_a_search_of_its_own(index) -> None:
+    asked = [f"rule {n}" for n in range(20)]
+    results = index.search_batch(asked, k=3, principal=ALICE)
+    events = {event.event_id: event for event in retrievals(index)}
+    assert len({result.event_id for result in results}) == len(asked)
+    for query, result in zip(asked, results, strict=True):
+        event = events[result.event_id]
+        assert (event.payload["query"], event.principal_id) == (query, "alice")
+        assert [hit["passage"]["passage_id"] for hit in event.payload["hits"]] == [hit.passage_id for hit in result]
+    assert index.audit.verify().ok
+
+
+def test_nobody_reads_what_is_not_theirs(index) -> None:
+    for principal, odd in ((ALICE, 1), (BOB, 0)):
+        for result in index.search_batch(["leave", "travel", "pay"], k=100, principal=principal):
+            assert len(result) == 60
+            assert {int(hit.document_id[1:]) % 2 for hit in result} == {odd}
+    with pytest.raises(AccessDenied):
+        index.search_batch(["leave", "travel"])
+
+
+def test_what_is_revoked_meanwhile_surfaces_no_more(index) -> None:
+    (wanted,) = index.search("rule 7", k=1, principal=ALICE)
+    searched: list[str] = []
+
+    def revoking(work: Any) -> Any:
+        searched.append("")
+        if len(searched) == 3:  # the first two of the batch have been answered
+            index.add([Document(id=wanted.document_id, text=wanted.text, acl=["group:guests"])])
+        return work()
+
+    with troubled(index, "tokens", revoking, only=["lent"]):
+        results = index.search_batch(["rule 7"] * 5, k=60, principal=ALICE)
+    seen = [wanted.document_id in {hit.document_id for hit in result} for result in results]
+    assert seen == [True, True, False, False, False]
+
+
+# ---------------------------------------------------------------- bad input, failures, time
+
+
+@pytest.mark.parametrize(
+    ("queries", "field"),
+    [
+        ("leave", "queries"),
+        (7, "queries"),
+        (None, "queries"),
+        ({"leave": 1}, "queries"),
+        (["leave", ""], "queries[1]"),
+        (["leave", "pay", None], "queries[2]"),
+        (["x" * 3_000_000], "queries[0]"),
+    ],
+)
+def test_bad_questions_are_named_before_any_is_asked(index, queries, field) -> None:
+    before = len(list(index.audit.events()))
+    with pytest.raises(InputError) as caught:
+        index.search_batch(queries, principal=ALICE)
+    assert caught.value.field == field
+    assert caught.value.remedy
+    assert len(list(index.audit.events())) == before
+
+
+def test_questions_may_come_from_an_iterator(index) -> None:
+    assert len(index.search_batch((f"rule {n}" for n in range(3)), principal=ALICE)) == 3
+
+
+@pytest.mark.parametrize("room", ["encoder", "vectors", "lexical", "tokens"])
+def test_a_room_that_raises_is_left_out_of_each_and_named(index, room) -> None:
+    with troubled(index, room, raising(OSError(5, "Input/output error"))):
+        results = index.search_batch(["leave", "travel", "pay"], principal=ALICE)
+    for result in results:
+        assert room in result.coverage.caveat
+        assert {int(hit.document_id[1:]) % 2 for hit in result} == {1}
+
+
+@pytest.mark.parametrize("room", ["encoder", "vectors"])
+def test_a_failure_of_all_together_is_nobodys(index, room) -> None:
+    asked = ["leave", "travel", "pay"]
+    failed: list[str] = []
+
+    def once(work: Any) -> Any:
+        if not failed:
+            failed.append("")
+            raise OSError(5, "Input/output error")
+        return work()
+
+    with troubled(index, room, once, only=["encode_queries", "search", "search_batch"]):
+        results = index.search_batch(asked, principal=ALICE)
+    assert failed
+    assert all(result.coverage.full for result in results)
+    assert [told(one) for one in results] == [told(index.search(query, principal=ALICE)) for query in asked]
+
+
+def test_a_question_that_the_encoder_cannot_read_costs_the_others_nothing(index, encoder, monkeypatch) -> None:
+    encode = encoder.encode_queries
+
+    def reading(queries: Any) -> Any:
+        if any("poison" in query.text for query in queries):
+            raise ValueError("cannot read this")
+        return encode(queries)
+
+    monkeypatch.setattr(encoder, "encode_queries", reading)
+    results = index.search_batch(["leave", "poison", "pay"], principal=ALICE)
+    assert [result.coverage.full for result in results] == [True, False, True]
+    assert "encoder" in results[1].coverage.caveat
+
+
+def test_a_budget_is_each_searchs_own(index) -> None:
+    stall = Stall(0.4)
+    try:
+        with troubled(index, "vectors", stall, only=["search", "search_batch"]):
+            results = index.search_batch(["leave", "travel"], principal=ALICE, budget_ms=100)
+    finally:
+        stall.let_go.set()
+    for result in results:
+        assert result.coverage.stages["first_stage"].status == "timed_out"
+        assert "vectors" in result.coverage.caveat
+    with pytest.raises(BudgetExceeded):
+        index.search_batch(["leave", "travel"], principal=ALICE, budget_ms=1e-6)
+
+
+def test_a_batch_takes_one_place(quick_path: Path, encoder: HashedEncoder) -> None:
+    limits = LimitSettings(at_work=1, waiting=0)
+    with LateInteractionIndex.open(
+        quick_path / "one.lir", encoder=encoder, settings=Settings(limits=limits, search=SearchSettings(k=3))
+    ) as index:
+        index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
+        assert [len(result) for result in index.search_batch(["rule"] * 40)] == [3] * 40
+        assert index.rooms.limits.admission.claim()
+        with pytest.raises(Overloaded):
+            index.search_batch(["rule"] * 2)
+        index.rooms.limits.admission.leave(None)
+        assert len(index.search_batch(["rule"] * 2)) == 2
+
+
+def test_cancelled_it_records_nothing_more(index) -> None:
+    stall = Stall(5)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(index.asearch_batch([f"rule {n}" for n in range(8)], principal=ALICE))
+        while not stall.calls:  # noqa: ASYNC110 - it is called in a thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with troubled(index, "tokens", stall, only=["lent"]):
+        asyncio.run(cancelled())
+        stall.let_go.set()
+        while index.rooms.limits.threads.busy:
+            time.sleep(0.01)
+    assert retrievals(index) == []
+    assert len(index.search_batch(["rule"] * 2, principal=ALICE)) == 2
