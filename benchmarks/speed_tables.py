@@ -127,7 +127,25 @@ def _concurrency(results: Results) -> str:
         for threads, one in found["latency_ms"].items()
     ]
     rows.append(["gained", spread(found["throughput"]), "", "", f"{found['p99 against p50']:.2f} × p50"])
-    return table(["threads", "searches/s", "p50 ms", "p95 ms", "p99 ms"], rows)
+    threads = table(["threads", "searches/s", "p50 ms", "p95 ms", "p99 ms"], rows)
+    others: list[list[str]] = []
+    if batches := results.get("concurrency/batches"):
+        others += [
+            [f"one thread, batches of {size}", f"{batches['per_second'][size]:.1f}", spread(gained)]
+            for size, gained in batches["throughput"].items()
+        ]
+    if processes := results.get("concurrency/processes"):
+        others += [
+            [
+                f"{name.replace('two', 'two processes', 1)}, nothing shared",
+                f"{processes['per_second'][name]:.1f}",
+                spread(gained),
+            ]
+            for name, gained in processes["throughput"].items()
+        ]
+    return "\n\n".join(
+        [threads, *([table(["instead of threads", "searches/s", "against one by one"], others)] if others else [])]
+    )
 
 
 def _process(results: Results) -> str:
@@ -215,7 +233,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Results], str]]] = {
     "scale": ("From a thousand passages to a million", "scale", _scale),
     "million": ("A million passages", "scale", _million),
     "selective": ("Access at every selectivity", "selective", _selective),
-    "concurrency": ("Eight threads", "concurrency", _concurrency),
+    "concurrency": ("Many questions at a time", "concurrency", _concurrency),
     "lexical": ("The lexical stage", "lexical", _lexical),
     "process": ("Starting, and memory", "process", _process),
 }

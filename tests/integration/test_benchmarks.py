@@ -250,8 +250,16 @@ def test_adding_and_speed_are_measured(data: Path, tmp_path: Path) -> None:
     assert found["ingest/passages"]["passages_in_the_index"] == found["ingest/passages"]["passages"]
     assert found["speed/search"]["against langchain-chroma"].keys() == {"index.search", "LateInteractionRetriever"}
     assert found["concurrency/threads"]["per_second"].keys() == {"1", "8"}
+    assert found["concurrency/batches"]["throughput"].keys() == {"2", "4", "8", "16"}
+    assert found["concurrency/processes"]["throughput"].keys() == {"two", "two, single threads"}
     page = tables.report(tmp_path / "results")
-    for title in ("Promises", "Speed", "Eight threads", "The lexical stage", "Adding beside langchain-chroma"):
+    for title in (
+        "Promises",
+        "Speed",
+        "Many questions at a time",
+        "The lexical stage",
+        "Adding beside langchain-chroma",
+    ):
         assert f"## {title}" in page
 
 
