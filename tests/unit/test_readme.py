@@ -61,7 +61,7 @@ def test_python_runs_in_order_and_prints_what_is_shown(namespace: dict[str, Any]
         elif language == "text":
             assert without_numbers(printed) == without_numbers(body)
             shown += 1
-    assert (ran, shown) == (8, 7)
+    assert (ran, shown) == (9, 8)
     assert "hr/leave#1.0" in namespace["state"]["messages"][-2].content, "the agent's tool found the passage"
 
 
