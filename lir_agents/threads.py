@@ -9,10 +9,12 @@ same. So what is small runs on one thread, and the settings of the process that 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -27,10 +29,28 @@ _SMALL = 1 << 28
 """Multiplications that one thread does in some ten milliseconds."""
 
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
 def available_processors() -> int:
-    """Processors that this process may use, which a container or a batch system can limit."""
+    """Processors that this process may use, >= 1: those it may run on, or as many as a container's share of their
+    time comes to, rounded up. With more threads than that, a container is stopped for the rest of each period."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _share(_CGROUPS))))
+
+
+def _share(cgroups: Path) -> float:
+    """How many processors' time the control group of a container may take; infinite where nothing limits it.
+
+    In a container these files are its own group's: `cpu.max` of version 2, else `cpu/cpu.cfs_*_us` of version 1.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # not there, or "max"
+            quota, period = map(int, " ".join((cgroups / name).read_text() for name in names).split())
+            if quota > 0 and period > 0:
+                return quota / period
+    return math.inf
 
 
 @cache

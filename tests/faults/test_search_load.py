@@ -21,7 +21,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
-from lir_agents import Document, LateInteractionIndex, Principal
+from lir_agents import Document, LateInteractionIndex, Principal, threads
 from lir_agents.config import LimitSettings, SearchSettings, Settings
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import BudgetExceeded, InputError, Overloaded
@@ -113,7 +113,8 @@ def test_a_budget_is_a_number_above_nothing(index, budget_ms):
 
 
 @pytest.mark.parametrize(("processors", "at_work"), [(1, 2), (2, 2), (7, 7)])
-def test_as_many_searches_work_as_this_process_may_use_processors(monkeypatch, processors, at_work):
+def test_as_many_searches_work_as_this_process_may_use_processors(monkeypatch, tmp_path, processors, at_work):
+    monkeypatch.setattr(threads, "_CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     admission = Limits.of(LimitSettings()).admission
