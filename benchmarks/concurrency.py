@@ -138,18 +138,19 @@ def _batches(index: LateInteractionIndex, queries: Sequence[str], rounds: int) -
 def _processes(path: Path, queries: Sequence[str], rounds: int) -> dict[str, Any]:
     """Two processes, each with an index and a model of its own, beside one of them: what the machine has to give.
 
-    As they are, and each on a processor of its own with a single thread for the encoder.
+    As they are, and each bound to a processor of its own, with a single thread for the encoder.
     """
     alone = {"LIR_ENCODER__THREADS": "1", "OMP_NUM_THREADS": "1"}
     found: dict[str, Any] = {"searches": len(queries) * rounds}
+    processors = _two_processors()
     with ExitStack() as started:
         folder = Path(started.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
         (folder / "queries.json").write_text(json.dumps(list(queries)))
         say("four processes, each over a copy of the index")
         as_they_are, single = (
             [
-                started.enter_context(_process(path, folder, name + str(at), about, {at} if about else None))
-                for at in range(2)
+                started.enter_context(_process(path, folder, f"{name}{at}", about, {processor} if about else None))
+                for at, processor in enumerate(processors)
             ]
             for name, about in (("free", {}), ("single", alone))
         )
@@ -168,7 +169,9 @@ def _process(
     path: Path, folder: Path, name: str, about: dict[str, str], processors: set[int] | None
 ) -> Iterator[subprocess.Popen[str]]:
     shutil.copytree(path, folder / name)
-    with _bound(processors):  # a child begins with what its parent has
+    held = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors or held)  # a child begins with what its parent has
+    try:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROCESS, str(folder / name), str(folder / "queries.json")],
             stdin=subprocess.PIPE,
@@ -177,6 +180,8 @@ def _process(
             cwd=_ROOT,
             env={**os.environ, **about},
         )
+    finally:
+        os.sched_setaffinity(0, held)
     with process:
         try:
             if process.stdout is None or process.stdout.readline().strip() != "ready":
@@ -186,25 +191,22 @@ def _process(
             process.kill()
 
 
-@contextmanager
-def _bound(processors: set[int] | None) -> Iterator[None]:
-    """Within it, this process may use these only, where the system lets it choose."""
-    if processors is None or not hasattr(os, "sched_setaffinity") or not processors <= os.sched_getaffinity(0):
-        yield
-        return
-    held = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, held)
+def _two_processors() -> list[int]:
+    """Two that this process may use."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        raise RuntimeError("two processes side by side want two processors")
+    return allowed[:2]
 
 
 def _rate(processes: Sequence[subprocess.Popen[str]]) -> float:
     """Searches a second of all processes at once."""
     for process in processes:
         print(file=process.stdin, flush=True)
-    return sum(float(process.stdout.readline()) for process in processes if process.stdout)
+    told = [process.stdout.readline() for process in processes if process.stdout]
+    if not all(told):
+        raise RuntimeError("a process that searches has ended")
+    return sum(map(float, told))
 
 
 def _gained(many: Sequence[float], one: Sequence[float]) -> dict[str, float]:

@@ -31,7 +31,6 @@ from lir_agents.graph.surface import readable_now
 from lir_agents.graph.view import look_at
 from lir_agents.opening import Access, Opened, open_rooms
 from lir_agents.reports import AddReport
-from lir_agents.searched import SearchedIndex
 from lir_agents.types import Filter, Hit, Principal, register_explainer
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class CandidateTable:
     block: NDArray[np.float32]
 
 
-class LateInteractionIndex(SearchedIndex, GovernedIndex):
+class LateInteractionIndex(GovernedIndex):
     """One index directory, open. Safe to share between threads and tasks; one process owns it at a time.
 
     Example:

@@ -5,7 +5,6 @@ Everything here goes through the policy and is recorded before it is told or don
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -16,28 +15,23 @@ from lir_agents.errors import InputError
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.recall import readable_names
 from lir_agents.graph.refusals import refusals_recorded
-from lir_agents.graph.rooms import Rooms
 from lir_agents.history import RollbackReport, VersionDiff, compare
 from lir_agents.ingest.pipeline import Ingestor
 from lir_agents.ingest.redact_keeping import VAULT_ACTION, VaultKeeper
 from lir_agents.policy.base import AccessScope
 from lir_agents.replaying import ReplayReport, replay
+from lir_agents.searched import SearchedIndex
 from lir_agents.stores.records import Change, StoredDocument, VersionInfo, passage_id
 from lir_agents.types import Passage, Principal
 
 __all__ = ["GovernedIndex"]
 
 
-class GovernedIndex(ABC):
+class GovernedIndex(SearchedIndex):
     """What `LateInteractionIndex` inherits; see there."""
 
     _ingestor: Ingestor
     _keeper: VaultKeeper
-
-    @property
-    @abstractmethod
-    def rooms(self) -> Rooms:
-        """The open rooms. Raises InputError once the index is closed."""
 
     # ------------------------------------------------------------ removing
 

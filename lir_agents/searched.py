@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from lir_agents.graph.build import asearch, asearch_batch, search, search_batch
-from lir_agents.graph.context import RetrievalContext, standing
+from lir_agents.graph.context import RetrievalContext, Standing, standing
 from lir_agents.graph.request import checked_queries
 from lir_agents.graph.rooms import Rooms
 from lir_agents.types import Filter, Principal, SearchResult, ToolSignal, Turn
@@ -103,31 +103,45 @@ class SearchedIndex(ABC):
         as_of: int | datetime | None = None,
         budget_ms: float | None = None,
     ) -> list[SearchResult]:
-        """Several questions of one principal at once, as an agent asks that takes a task apart, or an evaluation.
+        """Several questions of one principal at once, as an agent asks that takes a task apart.
 
-        Each is a search of its own, authorised and recorded as such, with the hits that `search` finds; together
-        they read the encoder's weights and the vectors' codes once. They belong to no conversation, and nothing is
+        Each is a search of its own, authorised and recorded as such, with the hits that `search` finds. Sixteen at
+        a time share a place among the searches at work, one encoding (where that changes no bit of a vector: in
+        OpenVINO) and one scan of the vectors (not of questions that are read in the light of a history). The first
+        of the sixteen tells the time of what is shared. The questions belong to no conversation: nothing is
         remembered.
 
         Args:
-            queries: The questions; each is checked before the first is asked.
-            k: Hits wanted for each.
-            principal: Who asks.
-            history: What was said before all of them.
+            queries: The questions, in an order; each is checked before the first is asked. None of them: nothing
+                is asked, checked or recorded.
+            k: Hits wanted for each; None: the settings' default. Fewer come back only where fewer may be read.
+            principal: Who asks. Required by every index that is not open.
+            history: The conversation before all of them.
             tool_signals: What tools answered just now.
-            filter: Metadata filter of every search.
-            as_of: When every search reads the index.
-            budget_ms: Time for each search, in milliseconds; None: the setting `search.budget_ms`. Searches with a
-                budget are asked one by one: nothing is read together that would count as somebody else's time.
+            filter: Metadata filter, see `lir_agents.types.Filter`.
+            as_of: An epoch or an aware datetime: read the index as it was then.
+            budget_ms: Time for each search, in milliseconds; None: the setting `search.budget_ms`. Where there is a
+                budget, also of a room or a stage (`limits.stage_budgets_ms`), questions are asked one by one and
+                share nothing: it would be charged to the first.
 
         Returns:
             One result per question, in their order.
 
-        Raises as `search`; what was recorded before that stays recorded. InputError names the question's position.
+        Raises:
+            InputError: A field is bad; of a question, its position is named.
+            AccessDenied: The policy refused a search; the refusal is recorded.
+            BudgetExceeded: A search had nothing that is both authorised and recorded in time.
+            Overloaded: Too many searches are at work, or wait.
+            StoreError: A store that an answer needs failed, or it could not be recorded.
+
+        Searches before one that raises stand in the log, and their results are not returned.
         """
-        about = _given(k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of)
-        given = [{"query": query, **about} for query in checked_queries(queries, self.rooms.settings.search)]
-        return search_batch(self, given, standing(RetrievalContext(principal, None, budget_ms)))
+        given, run = self._batch(
+            queries,
+            RetrievalContext(principal, None, budget_ms),
+            _given(k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of),
+        )
+        return search_batch(self, given, run)
 
     async def asearch_batch(
         self,
@@ -141,10 +155,19 @@ class SearchedIndex(ABC):
         as_of: int | datetime | None = None,
         budget_ms: float | None = None,
     ) -> list[SearchResult]:
-        """`search_batch`, without blocking the event loop."""
-        about = _given(k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of)
-        given = [{"query": query, **about} for query in checked_queries(queries, self.rooms.settings.search)]
-        return await asearch_batch(self, given, standing(RetrievalContext(principal, None, budget_ms)))
+        """`search_batch`, without blocking the event loop. Cancelled, it frees its thread at the next step."""
+        given, run = self._batch(
+            queries,
+            RetrievalContext(principal, None, budget_ms),
+            _given(k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of),
+        )
+        return await asearch_batch(self, given, run)
+
+    def _batch(
+        self, queries: Iterable[str], context: RetrievalContext, about: Mapping[str, Any]
+    ) -> tuple[list[dict[str, Any]], Standing]:
+        questions = checked_queries(queries, self.rooms.settings.search)
+        return [{"query": question, **about} for question in questions], standing(context)
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -104,6 +104,11 @@ class TenantIndexes:
         with self.of(principal) as index:
             return index.search(query, principal=principal, **options)
 
+    def search_batch(self, queries: Iterable[str], *, principal: Principal, **options: Any) -> list[SearchResult]:
+        """`LateInteractionIndex.search_batch` in the index of the principal's tenant. Raises as `search`."""
+        with self.of(principal) as index:
+            return index.search_batch(queries, principal=principal, **options)
+
     def add(self, documents: Iterable[Any], *, tenant: str) -> AddReport:
         """Adds documents to a tenant's index, which is made where there is none; see `LateInteractionIndex.add`."""
         with self._lease(_named(tenant), create=True) as index:

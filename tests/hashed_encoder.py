@@ -34,6 +34,7 @@ class HashedEncoder:
     dense_dim = 48
     token_dim = 32
     max_tokens = 96
+    steady = True
 
     def __init__(self, seed: int = 0, *, name: str = "hashed") -> None:
         self._seed = seed

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +37,7 @@ __all__ = ["Backend", "BackendName", "Chosen", "choose_forward"]
 BackendName = Literal["torch", "openvino"]
 Backend = Literal["auto", "torch", "openvino"]
 
-_SCHEME = 2
+_SCHEME = 3
 """Raised when what is converted, or how it is tried, changes."""
 _NOTE_AFTER_S = 2.0
 _CHOOSING = Lock()
@@ -51,10 +51,12 @@ class Chosen:
     Attributes:
         name: The library.
         reason: In words.
+        steady: Whether the hidden states of a text are known to be the same, to the bit, whatever runs beside it.
     """
 
     name: BackendName
     reason: str
+    steady: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -141,9 +143,9 @@ class _Choice:
                 record, model = self._try(probe(), entry)
         else:
             model = entry / MODEL_FILE
-        chosen = Chosen(record["name"], record["reason"])
+        chosen = Chosen(record["name"], record["reason"], record.get("steady", False))
         if model is None or (chosen.name == "torch" and not (forced and record["agrees"])):
-            return None, chosen
+            return None, replace(chosen, steady=False)
         try:
             return self._openvino(model, together=record["steady"]), chosen
         except RuntimeError as error:

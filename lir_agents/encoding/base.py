@@ -29,6 +29,9 @@ class Encoder(Protocol):
 
     Two encoders with equal `fingerprint` give interchangeable vectors; an index stores it and refuses any
     other. Implementations are safe to call from several threads.
+
+    One whose vectors of a query do not depend, in any bit, on the other queries of a call says so by an attribute
+    `steady` that is True (`is_steady`); then questions of a batch are encoded in one call.
     """
 
     @property
@@ -62,3 +65,8 @@ class Encoder(Protocol):
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Character offsets (start, end) of the model's tokens in `text`, without special tokens, untruncated;
         what splitting counts with."""
+
+
+def is_steady(encoder: Encoder) -> bool:
+    """Whether the encoder says that what is encoded beside a query changes no bit of its vectors."""
+    return getattr(encoder, "steady", False) is True

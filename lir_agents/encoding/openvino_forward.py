@@ -42,7 +42,8 @@ class OpenVinoForward:
         max_tokens: Longest row there will be; padding does not pass it.
         pad_id: Token id that padding has.
         threads: Most threads of one run; None: the processors that this process may use.
-        together: Whether callers that meet may share a run: where :meth:`steady` found that they cannot tell.
+        together: Whether callers that meet, and several questions of one, may share a run: where :meth:`steady`
+            found that they cannot tell.
 
     Raises:
         RuntimeError: OpenVINO cannot read the model.
@@ -81,8 +82,11 @@ class OpenVinoForward:
         return States(hidden)
 
     def steady(self, rows: Sequence[NDArray[np.int64]]) -> bool:
-        """Whether hidden states of short rows are the same, to the bit, alone and in a run shared with others."""
-        return self._short.steady(rows)
+        """Whether hidden states are the same, to the bit, alone and in any run shared with others."""
+        if not self._short.steady(rows):
+            return False
+        together = self._any_shape().finish(self._start(rows))
+        return all(np.array_equal(together[i, : len(row)], self([row]).hidden[0]) for i, row in enumerate(rows))
 
     def _start(self, rows: Sequence[NDArray[np.int64]]) -> Any:
         ids, mask = pad(rows, self._model.pad_id)

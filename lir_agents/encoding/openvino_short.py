@@ -35,6 +35,8 @@ _FOUR: Final = 4
 _SHARED: Final[Mapping[_Call, Sequence[int]]] = {(1, 32): (1, 4), (2, 32): (2, 4), (2, 48): (2, 4)}
 """Calls to the rows of the graphs for callers that meet: one call's, and as many as are worth it. Other calls are
 rare, and go one by one."""
+_FEW: Final = 4
+"""More rows than this that each would run alone are worth one run of another graph."""
 _MOST_LANES: Final = 8
 
 
@@ -44,7 +46,7 @@ class ShortRows:
     Args:
         model: The model.
         max_tokens: Longest row there will be; padding does not pass it.
-        together: Whether several callers may share a run; one after the other otherwise.
+        together: Whether rows may share a run: those of several callers, or several questions of one.
     """
 
     def __init__(self, model: Model, max_tokens: int, *, together: bool) -> None:
@@ -60,15 +62,15 @@ class ShortRows:
         self._lock = Lock()
 
     def groups(self, rows: Sequence[Ids]) -> list[list[int]]:
-        """Which rows of a caller go into one run, up to four at a time; those that are in none are too long."""
+        """Which rows of a call go into which run. What is in none is too long for that, or better off together."""
         if len(rows) == 2 and self._length(rows):
             return [[0, 1]]
         lengths = [self._length([row]) for row in rows]
-        least = _LENGTHS[_FOUR][0]
-        shortest = [i for i, length in enumerate(lengths) if length == least]
-        longer = [i for i, length in enumerate(lengths) if length > least]
-        fours = [shortest[at : at + _FOUR] for at in range(0, len(shortest), _FOUR)]
-        return fours + ([[i] for i in longer] if len(longer) <= _FOUR else [])
+        least = _LENGTHS[_FOUR][0] if self._shared else 0
+        fours = [i for i, length in enumerate(lengths) if length == least != 0]
+        others = [[i] for i, length in enumerate(lengths) if length > least]
+        groups = [fours[at : at + _FOUR] for at in range(0, len(fours), _FOUR)]
+        return groups + (others if len(others) <= _FEW else [])
 
     def __call__(self, rows: Sequence[Ids]) -> Sequence[Hidden]:
         """Hidden states of each row of a group, float32 [t_i, hidden_dim]. Waits while others run."""
@@ -81,14 +83,17 @@ class ShortRows:
         return next((length for length in lengths if longest <= length <= self._max_tokens), 0)
 
     def steady(self, rows: Sequence[Ids]) -> bool:
-        """Whether rows get the same hidden states, to the bit, alone with all threads and among others with one."""
+        """Whether rows get the same hidden states, to the bit, alone with all threads and among others: those of
+        other callers, on one thread, or of the same, on all."""
         for (_, length), sizes in _SHARED.items():
             short = [row for row in rows if len(row) <= length <= self._max_tokens]
+            shapes = [(size, length, self._lanes) for size in sizes]
+            shapes += [(_FOUR, length, 1)] if length in _LENGTHS[_FOUR] else []
             for at in range(0, len(short), sizes[-1]):
                 group = short[at : at + sizes[-1]]
                 alone = [self._compiled((sizes[0], length, 1))([row])[0] for row in group]
-                for size in sizes:
-                    graph = self._compiled((size, length, self._lanes))
+                for shape in shapes:
+                    graph, size = self._compiled(shape), shape[0]
                     found = [hidden for i in range(0, len(group), size) for hidden in graph(group[i : i + size])]
                     if not all(map(np.array_equal, found, alone)):
                         return False
@@ -106,8 +111,8 @@ class ShortRows:
             alone = self._if_there((each, length, 1)) if each == _FOUR else self._compiled((each, length, 1))
             if alone is None:
                 one = self._compiled((1, length, 1))
-                return [[hidden for row in call for hidden in one([row])] for call in calls]
-            return [alone(call) for call in calls]
+                return [[one([row])[0] for row in asked] for asked in calls]
+            return [alone(asked) for asked in calls]
         found = together(rows)
         return [found[i : i + each] for i in range(0, len(found), each)]
 
@@ -133,7 +138,7 @@ class ShortRows:
         try:
             self._compiled(shape)
         except Exception:  # noqa: BLE001  whatever the library raises: everybody goes on alone
-            _log.warning("No graph for %d rows of %d tokens; callers take turns", *shape[:2], exc_info=True)
+            _log.warning("No graph for %d rows of %d tokens; they take turns", *shape[:2], exc_info=True)
 
 
 def _graph_rows(rows: int) -> int:

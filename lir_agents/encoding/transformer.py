@@ -98,6 +98,12 @@ class TransformerEncoder:
         """What runs the forward pass, and why; None before the first text."""
         return self._chosen
 
+    @property
+    def steady(self) -> bool:
+        """Whether a query's vectors are the same, to the bit, whatever is encoded beside it. Reads the model."""
+        self._run()
+        return self._chosen is not None and self._chosen.steady
+
     @cached_property
     def fingerprint(self) -> str:
         return combine(

@@ -123,10 +123,12 @@ class Attempt(Parts):
     Args:
         underway: The search.
         limits: Of the index.
+        within: The attempt that this is a part of, where several searches are one work: it ends with that.
     """
 
-    def __init__(self, underway: Underway, limits: Limits) -> None:
+    def __init__(self, underway: Underway, limits: Limits, within: Attempt | None = None) -> None:
         self.underway = underway
+        self._within = within
         self.doing = Doing("", "", underway.budget.began, underway.budget.until())
         self.given_up = False
         self.at_once = _AT_ONCE if underway.budget.bounded else None
@@ -160,6 +162,8 @@ class Attempt(Parts):
         return (self._limits.clock() - since) * 1000
 
     def check(self) -> None:
+        if self._within is not None:
+            self._within.check()
         if self.given_up:
             raise GivenUp
 
@@ -205,10 +209,6 @@ class Attempt(Parts):
         known: T = self.underway.kept[place]
         return known
 
-    def know(self, stage: str, room: str, answer: Any, key: str = "") -> None:
-        """What a room answered to somebody who asked for several searches at once: it is not asked again."""
-        self.underway.kept[stage, room, key] = answer
-
     def ask(self, room: str, work: Callable[[], T], key: str = "") -> T | None:
         stage, underway = self.doing.stage, self.underway
         place = (stage, room, key)
@@ -232,7 +232,8 @@ class Attempt(Parts):
             self._failed(stage, room, breaker, error)
             return None
         if breaker is not None:
-            breaker.answered(self._limits.clock() - began, late=self.given_up)
+            shared = self._within is not None  # the first of a batch waits for all, the others for nothing
+            breaker.answered(None if shared else self._limits.clock() - began, late=self.given_up)
         self._do(Doing(stage, "", began, underway.budget.until()))
         underway.kept[place] = answer
         return answer

@@ -1,178 +1,123 @@
-"""Several questions of one caller: what all of them need of a room is asked for once.
+"""Several questions of one caller: what all ask of the encoder and of the vectors is asked when the first does.
 
 Reading the encoder's weights and the vectors' codes is what a first stage takes its time for, and one reading
-serves them all. Everything else each search does by itself, as if it had been asked alone: the policy, both walls,
-the ranking and the log. What was asked for together is handed to a search as its own room's answer; where that
-failed, nothing is handed over, and each asks for itself and says what became of it.
+serves several questions. So the searches of a batch pass through two rooms that know all the questions; everything
+else each does by itself, as if it had been asked alone: the policy, both walls, the ranking and the log. Where
+asking for all of them fails, each asks for itself, so that a failure is told to whoever it belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from contextvars import copy_context
-from functools import partial
-from types import TracebackType
-from typing import Any, Final, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lir_agents.arrays import Encoding, RowMask
-from lir_agents.graph.attempt import Attempt, Underway
-from lir_agents.graph.candidates import Near, really_near
-from lir_agents.graph.conversation import Conversation
-from lir_agents.graph.find import candidates_wanted, see
-from lir_agents.graph.limits import Limits
-from lir_agents.graph.nodes import Nodes, said_before
-from lir_agents.graph.reading import encoded, room_key, texts_of
+from lir_agents.arrays import Encoding, RowMask, Rows
+from lir_agents.encoding.base import Encoder, QueryText, is_steady
+from lir_agents.graph.conversation import conversation_of
+from lir_agents.graph.reading import texts_of
+from lir_agents.graph.request import checked_request
 from lir_agents.graph.rooms import Rooms
-from lir_agents.graph.stages import STEPS, Run
-from lir_agents.graph.state import Admitted, SearchState
-from lir_agents.graph.tracing import traced
-from lir_agents.telemetry import observe
-from lir_agents.types import SearchResult
+from lir_agents.stores.base import VectorStore
 
-__all__ = ["AT_ONCE", "walk"]
+__all__ = ["TOGETHER", "sharing"]
 
-AT_ONCE: Final = 16
-"""Questions that share a place and a reading; more wait for the next, so that others have their turn in between."""
+TOGETHER: Final = 16
+"""Questions that share a place at most; more wait for the next, so that others have their turn in between."""
 
-_BEFORE: Final = ("authorize", "memory", "tools")
-_AFTER: Final = tuple(name for name in STEPS if name not in _BEFORE)
+_Texts: TypeAlias = tuple[QueryText, ...]
+_Near: TypeAlias = tuple[Rows, NDArray[np.float32]]
 
 
-class _Part(Attempt):
-    """Of one search; ends with the attempt that all of them are parts of."""
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """An index whose rooms know what else will be asked."""
 
-    def __init__(self, underway: Underway, limits: Limits, whole: Attempt) -> None:
-        super().__init__(underway, limits)
-        self._whole = whole
-
-    def check(self) -> None:
-        self._whole.check()
-        super().check()
+    rooms: Rooms
 
 
-class _Search:
-    """One of the questions, on its way. It runs in a context of its own: that is where it is observed."""
-
-    def __init__(self, nodes: Nodes, given: Mapping[str, Any], run: Run, whole: Attempt) -> None:
-        self._nodes, self._run = nodes, run
-        self._context = copy_context()
-        self._observation = self._context.run(observe, "search")
-        self._state = dict(given)
-        self.attempt = _Part(nodes.underway(run), nodes.rooms.limits, whole)
-
-    def __enter__(self) -> _Search:
-        self._context.run(self._observation.__enter__)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._context.run(self._observation.__exit__, kind, error, traceback)
-
-    @property
-    def state(self) -> SearchState:
-        return cast("SearchState", self._state)
-
-    @property
-    def admitted(self) -> Admitted:
-        admitted: Admitted = self._state["admitted"].value
-        return admitted
-
-    def take(self, names: Iterable[str]) -> None:
-        """Takes steps."""
-        for name in names:
-            self._state.update(self._context.run(traced, name, partial(self._step, name)))
-
-    def answered(self) -> SearchResult:
-        """What the last step left behind; everything else of it goes."""
-        result: SearchResult = self._state["result"]
-        self._observation.end(result)
-        self._state.clear()
-        return result
-
-    def _step(self, name: str) -> dict[str, Any]:
-        return self._nodes.step(name, self.state, self._run, self.attempt)
-
-
-def walk(nodes: Nodes, given: Sequence[Mapping[str, Any]], run: Run, attempt: Attempt) -> list[SearchResult]:
-    """Takes every step of every search, none of which has a budget.
+def sharing(rooms: Rooms, given: Sequence[Mapping[str, Any]]) -> _Shared:
+    """The rooms for the searches of a batch, for one thread and until the last of them is over.
 
     Args:
-        nodes: The steps.
-        given: What each asks, as the graph's input; at most `AT_ONCE`.
-        run: Who asks.
-        attempt: Of whoever waits for all of them.
+        rooms: The open rooms.
+        given: What each asks, as the graph's input; they differ in nothing but the query, and belong to no thread.
 
     Raises:
-        GivenUp: Nobody waits any more.
-        LirError: As of the first search that fails; those before it stand in the log.
+        InputError: What they have in common is bad.
     """
-    rooms, results = nodes.rooms, []
-    with ExitStack() as open_searches:
-        searches = [open_searches.enter_context(_Search(nodes, one, run, attempt)) for one in given]
-        for one in searches:
-            one.take(_BEFORE)
-        since = rooms.limits.clock()
-        _ask_together(rooms, searches)
-        shared_s = rooms.limits.clock() - since
-        for one in searches:
-            # Each waited for what was asked together: it is part of everybody's time.
-            one.attempt.underway.stages["first_stage"] = rooms.limits.clock() - shared_s
-            one.take(_AFTER)
-            results.append(one.answered())
-    return results
+    requests = [checked_request(one, rooms.settings.search) for one in given]
+    said = conversation_of(requests[0].history, (), requests[0].tool_signals)
+    encoder = _Encoder(rooms.encoder, [tuple(texts_of(one.query, said)) for one in requests])
+    vectors = _Vectors(rooms.vectors, encoder)
+    return _Shared(replace(rooms, encoder=cast("Encoder", encoder), vectors=cast("VectorStore", vectors)))
 
 
-# ---------------------------------------------------------------- asked for once
+class _Encoder:
+    """Encodes for all searches when the first of them asks.
+
+    Args:
+        encoder: The real one.
+        asked: What each search will ask; all of it in one call where company changes no bit of a vector.
+    """
+
+    def __init__(self, encoder: Encoder, asked: Sequence[_Texts]) -> None:
+        self._encoder = encoder
+        self._asked = list(dict.fromkeys(asked))
+        self._known: dict[_Texts, list[Encoding]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    @property
+    def directions(self) -> dict[int, NDArray[np.float32]]:
+        """The pooled vectors of questions that are searched for as they are, by identity."""
+        known = self._known or {}
+        return {id(found[0].pooled): found[0].pooled for texts, found in known.items() if len(texts) == 1}
+
+    def encode_queries(self, queries: Sequence[QueryText]) -> list[Encoding]:
+        if self._known is None:
+            try:
+                self._known = self._all()
+            except Exception:  # noqa: BLE001 - whoever it belongs to is told when it asks for itself
+                self._known = {}
+        known = self._known.get(tuple(queries))
+        return self._encoder.encode_queries(queries) if known is None else known
+
+    def _all(self) -> dict[_Texts, list[Encoding]]:
+        if not is_steady(self._encoder):
+            return {texts: self._encoder.encode_queries(texts) for texts in self._asked}
+        together = list(dict.fromkeys(text for texts in self._asked for text in texts))
+        found = dict(zip(together, self._encoder.encode_queries(together), strict=True))
+        return {texts: [found[text] for text in texts] for texts in self._asked}
 
 
-def _ask_together(rooms: Rooms, searches: Sequence[_Search]) -> None:
-    """Asks the encoder and the vectors for all searches, and tells each what it would have asked."""
-    asking = Attempt(Underway(searches[0].attempt.underway.budget), rooms.limits)
-    asking.begin("first_stage")
-    conversations = [said_before(one.state) for one in searches]
-    encodings = _encodings(rooms, searches, conversations, asking)
-    if encodings is None:
-        return
-    alike: list[tuple[RowMask, int, list[int]]] = []
-    for i, (one, conversation) in enumerate(zip(searches, conversations, strict=True)):
-        view, evidence = see(rooms, one.admitted.request, one.admitted.scope, conversation, parts=one.attempt)
-        if len(encodings[i]) > 1 or any(boost.seeks for boost in evidence.boosts):
-            continue  # looks in another direction than its own, or in several places
-        depth = candidates_wanted(rooms, one.admitted.request, one.attempt)
-        for mask, known_depth, members in alike:
-            if depth == known_depth and np.array_equal(mask, view.allowed):
-                members.append(i)
-                break
-        else:
-            alike.append((view.allowed, depth, [i]))
-    for mask, depth, members in alike:
-        near = _near(rooms, [encodings[i][0] for i in members], mask, depth, asking)
-        for i, found in zip(members, near, strict=False):
-            searches[i].attempt.know("first_stage", "vectors", [found])
+class _Vectors:
+    """Searches for all questions within each mask that the first of them asks for."""
 
+    def __init__(self, vectors: VectorStore, encoder: _Encoder) -> None:
+        self._vectors, self._encoder = vectors, encoder
+        self._found: list[tuple[RowMask, int, dict[int, _Near]]] = []
+        self._first: int | None = None
 
-def _encodings(
-    rooms: Rooms, searches: Sequence[_Search], conversations: Sequence[Conversation], asking: Attempt
-) -> list[list[Encoding]] | None:
-    """What the encoder says of each turn; None where it says nothing of all of them together."""
-    texts = [texts_of(one.admitted.request.query, said) for one, said in zip(searches, conversations, strict=True)]
-    found = asking.ask("encoder", lambda: encoded(rooms, [text for some in texts for text in some]))
-    if found is None:
-        return None
-    left = iter(found)
-    encodings = [[next(left) for _ in some] for some in texts]
-    for one, some, encoding in zip(searches, texts, encodings, strict=True):
-        one.attempt.know("first_stage", "encoder", encoding, room_key(some))
-    return encodings
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vectors, name)
 
-
-def _near(rooms: Rooms, turns: Sequence[Encoding], mask: RowMask, depth: int, asking: Attempt) -> Sequence[Near]:
-    def work() -> list[Near]:
-        found = rooms.vectors.search_batch([turn.pooled for turn in turns], depth, mask)
-        return [really_near(one, mask) for one in found]
-
-    return asking.ask("vectors", work, str(id(mask))) or ()
+    def search(self, vector: NDArray[np.float32], k: int, allowed: RowMask) -> _Near:
+        directions = self._encoder.directions
+        if self._first is None and id(vector) in directions:
+            self._first = id(vector)
+        if self._first == id(vector) and len(directions) > 1:
+            try:
+                near = self._vectors.search_batch(list(directions.values()), k, allowed)
+                self._found.append((allowed, k, dict(zip(directions, near, strict=True))))
+            except Exception:  # noqa: BLE001 - as above; and nobody tries it again
+                self._first = 0
+        for mask, depth, known in self._found:
+            # Who may read something else by now looks for it alone.
+            if id(vector) in known and depth == k and np.array_equal(mask, allowed):
+                return known[id(vector)]
+        return self._vectors.search(vector, k, allowed)

@@ -71,12 +71,23 @@ class Breaker:
             if self._failures >= self._after:
                 self._closed_until = self._clock() + self._open_s
 
-    def answered(self, after_s: float, *, late: bool) -> None:
-        """The room answered; `late`: after its search had given up on it."""
-        if late and after_s > self._patience_s:
+    def answered(self, after_s: float | None, *, late: bool) -> None:
+        """The room answered.
+
+        Args:
+            after_s: How long it took; None: it is no measure of how long an answer takes.
+            late: Whether its search had given up on it.
+        """
+        if after_s is not None and not self._measured(after_s, late=late):
             return
-        change = min(after_s, self._patience_s) - self._usual_s  # an update that another thread undoes is no loss
-        self._usual_s += change * ((_FASTER if change < 0 else _SLOWER) if self._usual_s else 1.0)
         if self._failures:
             with self._lock:
                 self._failures = 0
+
+    def _measured(self, after_s: float, *, late: bool) -> bool:
+        """Takes a time into account; whether it says that the room is well."""
+        if late and after_s > self._patience_s:
+            return False
+        change = min(after_s, self._patience_s) - self._usual_s  # an update that another thread undoes is no loss
+        self._usual_s += change * ((_FASTER if change < 0 else _SLOWER) if self._usual_s else 1.0)
+        return True

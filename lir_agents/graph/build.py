@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from lir_agents.graph.attempt import Attempt
-from lir_agents.graph.batch import AT_ONCE, walk
+from lir_agents.graph.batch import TOGETHER, sharing
 from lir_agents.graph.conduct import Conducted
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.nodes import Nodes, as_documents
@@ -22,6 +23,9 @@ from lir_agents.telemetry import observe
 from lir_agents.types import SearchResult
 
 __all__ = ["asearch", "asearch_batch", "build_graph", "search", "search_batch"]
+
+_UNSHARED: Final = {"tools", "memory", "remember"}
+"""What may have a budget of its own without a batch noticing: it asks for none of it."""
 
 
 def build_graph(
@@ -66,13 +70,16 @@ def _node(nodes: Nodes, name: str) -> Callable[..., dict[str, Any]]:
     return node
 
 
-def search(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> SearchResult:
+def search(
+    index: HasRooms, given: Mapping[str, Any], runtime: Any, *, within: Attempt | None = None
+) -> SearchResult:
     """Takes every step in order.
 
     Args:
         index: The open index.
         given: What is asked, as the graph's input.
         runtime: Carries the context.
+        within: The attempt at a larger work that the search is a part of.
 
     Raises:
         BudgetExceeded: Time ran out where nothing can stand in.
@@ -80,7 +87,7 @@ def search(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> SearchRes
         LirError: As `LateInteractionIndex.search`.
     """
     with observe("search") as observation:
-        conducted, state = _conducted(index, given, runtime)
+        conducted, state = _conducted(index, given, runtime, within)
         conducted.run()
         observation.end(state["result"])
     result: SearchResult = state["result"]
@@ -102,8 +109,7 @@ def search_batch(index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: A
     if _bounded(index, runtime):
         return [search(index, one, runtime) for one in given]
     results: list[SearchResult] = []
-    for start in range(0, len(given), AT_ONCE):
-        conducted, state = _conducted_batch(index, given[start : start + AT_ONCE], runtime)
+    for conducted, state in _batches(index, given, runtime):
         conducted.run()
         results += state["results"]
     return results
@@ -114,33 +120,42 @@ async def asearch_batch(index: HasRooms, given: Sequence[Mapping[str, Any]], run
     if _bounded(index, runtime):
         return [await asearch(index, one, runtime) for one in given]
     results: list[SearchResult] = []
-    for start in range(0, len(given), AT_ONCE):
-        conducted, state = _conducted_batch(index, given[start : start + AT_ONCE], runtime)
+    for conducted, state in _batches(index, given, runtime):
         await conducted.arun()
         results += state["results"]
     return results
 
 
 def _bounded(index: HasRooms, runtime: Any) -> bool:
-    """Whether searches of this run have a budget: what is asked for several of them at once counts for none."""
-    return Nodes(index).underway(Run(runtime)).budget.bounded
+    """Whether there is time to watch that sharing would charge to whoever asks first."""
+    budget = Nodes(index).underway(Run(runtime)).budget
+    return budget.ms is not None or not set(budget.own_ms) <= _UNSHARED
 
 
-def _conducted_batch(
+def _batches(
     index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any
+) -> Iterator[tuple[Conducted, dict[str, Any]]]:
+    """The searches in groups that share a place, and where their results will be."""
+    nodes = Nodes(index)
+    for start in range(0, len(given), TOGETHER):
+        state: dict[str, Any] = {}
+        take = partial(_take_all, index, given[start : start + TOGETHER], runtime)
+        yield Conducted(nodes.rooms.limits, nodes.underway(Run(runtime)), ("batch",), take, state), state
+
+
+def _take_all(
+    index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any, _: str, attempt: Attempt
+) -> dict[str, Any]:
+    shared = sharing(index.rooms, given)
+    return {"results": [search(shared, one, runtime, within=attempt) for one in given]}
+
+
+def _conducted(
+    index: HasRooms, given: Mapping[str, Any], runtime: Any, within: Attempt | None = None
 ) -> tuple[Conducted, dict[str, Any]]:
-    nodes, run, state = Nodes(index), Run(runtime), dict[str, Any]()
-
-    def take(_: str, attempt: Attempt) -> dict[str, Any]:
-        return {"results": walk(nodes, given, run, attempt)}
-
-    return Conducted(nodes.rooms.limits, nodes.underway(run), ("batch",), take, state), state
-
-
-def _conducted(index: HasRooms, given: Mapping[str, Any], runtime: Any) -> tuple[Conducted, dict[str, Any]]:
     nodes, run, state = Nodes(index), Run(runtime), dict(given)
 
     def take(name: str, attempt: Attempt) -> dict[str, Any]:
         return traced(name, lambda: nodes.step(name, cast("SearchState", state), run, attempt))
 
-    return Conducted(nodes.rooms.limits, nodes.underway(run), tuple(STEPS), take, state), state
+    return Conducted(nodes.rooms.limits, nodes.underway(run), tuple(STEPS), take, state, within=within), state

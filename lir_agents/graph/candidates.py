@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,7 @@ from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.view import View
 from lir_agents.threads import product
 
-__all__ = ["Candidates", "Near", "find_candidates", "really_near"]
-
-Near: TypeAlias = tuple[Rows, NDArray[np.float32]]
-"""What the vector store found within a mask: rows, best first, and their cosines."""
+__all__ = ["Candidates", "find_candidates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def _by_words(
 
 def _by_vectors(
     rooms: Rooms, turn: Reading, masks: Sequence[RowMask], depth: int, context: Context | None, parts: Parts
-) -> list[Near] | None:
+) -> list[tuple[Rows, NDArray[np.float32]]] | None:
     """The nearest within each mask, with their cosines; None where vectors cannot be had."""
     if not turn.encoded:
         return None
@@ -106,22 +102,13 @@ def _by_vectors(
         mixed = (1 - context.share) * pooled + context.share * context.reading.encoding.pooled
         direction = (mixed / np.linalg.norm(mixed)).astype(np.float32)
 
-    def work() -> list[Near]:
-        return [really_near(rooms.vectors.search(direction, depth, mask), mask) for mask in masks]
+    def near(mask: RowMask) -> tuple[Rows, NDArray[np.float32]]:
+        rows, scores = rooms.vectors.search(direction, depth, mask)
+        if len(rows) != len(scores) or (len(rows) and (rows.max() >= len(mask) or not mask[rows].all())):
+            raise _damaged("vectors", "rows that were not asked for")
+        return rows, scores
 
-    return parts.ask("vectors", work)
-
-
-def really_near(found: Near, mask: RowMask) -> Near:
-    """What the vector store gave, if it is of the mask.
-
-    Raises:
-        StoreError: It is not.
-    """
-    rows, scores = found
-    if len(rows) != len(scores) or (len(rows) and (rows.max() >= len(mask) or not mask[rows].all())):
-        raise _damaged("vectors", "rows that were not asked for")
-    return found
+    return parts.ask("vectors", lambda: [near(mask) for mask in masks])
 
 
 def _with_signals(
@@ -131,7 +118,7 @@ def _with_signals(
     context: Context | None,
     lexical: NDArray[np.float32] | None,
     words: NDArray[np.float32] | None,
-    near: list[Near] | None,
+    near: list[tuple[Rows, NDArray[np.float32]]] | None,
     parts: Parts,
 ) -> Candidates:
     nothing = np.zeros(len(rows), np.float32)
@@ -161,7 +148,7 @@ def _with_signals(
     )
 
 
-def _cosines(rows: Rows, near: Sequence[Near]) -> NDArray[np.float32]:
+def _cosines(rows: Rows, near: Sequence[tuple[Rows, NDArray[np.float32]]]) -> NDArray[np.float32]:
     """What the vector search told of each row; of those it did not list, that they are no nearer than the last."""
     told = {
         row: score for found, scores in near for row, score in zip(found.tolist(), scores.tolist(), strict=True)

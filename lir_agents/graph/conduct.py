@@ -64,6 +64,7 @@ class Conducted:
         state: What the steps add to.
         admitted: Whether these steps need a place; those that wait for somebody else's code do not, because that
             code may itself be a search.
+        within: The attempt at a larger work that these steps are a part of.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Conducted:
         state: dict[str, Any],
         *,
         admitted: bool = True,
+        within: Attempt | None = None,
     ) -> None:
         self._limits, self._underway, self._take = limits, underway, take
         held = tuple(one for one in _HELD.get() if not one.over)
@@ -87,7 +89,8 @@ class Conducted:
         self._left = list(steps)
         self._whole = len(self._left) > 1
         self._since = underway.budget.began
-        self._attempt = Attempt(underway, limits)
+        self._within = within
+        self._attempt = Attempt(underway, limits, within)
         self._begun = self._over = False
         self._error: BaseException | None = None
         self._wake: Callable[[], object] = lambda: None
@@ -217,7 +220,7 @@ class Conducted:
             raise self._exceeded(doing)
         with underway.lock:
             underway.leave(doing.stage, doing.room, outcome)
-        self._attempt = Attempt(underway, self._limits)
+        self._attempt = Attempt(underway, self._limits, self._within)
         self._start()
 
     def _exceeded(self, doing: Doing) -> BudgetExceeded:

@@ -17,7 +17,7 @@ from lir_agents.graph.state import Found
 from lir_agents.graph.view import View, look_at
 from lir_agents.policy.base import AccessScope
 
-__all__ = ["candidates_wanted", "find", "see"]
+__all__ = ["find"]
 
 _FEWER: Final = 25
 """Candidates per list where time is short: a quarter of the work of late interaction."""
@@ -46,25 +46,6 @@ def find(
         InputError: The filter is malformed, or `as_of` lies outside the index's history.
         AccessDenied: The policy could not decide; the refusal is recorded.
     """
-    view, evidence = see(rooms, request, scope, conversation, now=now, parts=parts)
-    parts.check()
-    turn, context = read_in_context(rooms, request.query, conversation, view, parts)
-    boosted = [boost.rows for boost in evidence.boosts if boost.seeks]
-    depth = candidates_wanted(rooms, request, parts)
-    candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted, parts=parts)
-    return Found(view, conversation, turn, context, evidence, candidates)
-
-
-def see(
-    rooms: Rooms,
-    request: Request,
-    scope: AccessScope,
-    conversation: Conversation,
-    *,
-    now: float | None = None,
-    parts: Parts = WHOLE,
-) -> tuple[View, Evidence]:
-    """What may be looked at, and what tools and metadata say of it: once in a search. Arguments as of `find`."""
 
     def look() -> tuple[View, Evidence]:
         with refusals_recorded(rooms, scope.principal):
@@ -75,10 +56,16 @@ def see(
             view = View(view.snapshot, view.allowed & evidence.required)
         return view, evidence
 
-    return parts.once("view", look)
+    view, evidence = parts.once("view", look)
+    parts.check()
+    turn, context = read_in_context(rooms, request.query, conversation, view, parts)
+    boosted = [boost.rows for boost in evidence.boosts if boost.seeks]
+    depth = _depth(rooms, request, parts)
+    candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted, parts=parts)
+    return Found(view, conversation, turn, context, evidence, candidates)
 
 
-def candidates_wanted(rooms: Rooms, request: Request, parts: Parts) -> int:
+def _depth(rooms: Rooms, request: Request, parts: Parts) -> int:
     """Candidates per list: fewer where less time is left than a search usually takes."""
     depth, fewer = (max(most, request.k) for most in (rooms.settings.search.first_stage_k, _FEWER))
     if fewer >= depth or not parts.hurried():

@@ -11,7 +11,7 @@ from langchain_core.documents import Document as LangChainDocument
 from lir_agents.audit import payloads
 from lir_agents.graph.attempt import Attempt, Budget, Underway
 from lir_agents.graph.context import RetrievalContext
-from lir_agents.graph.conversation import Conversation, conversation_of
+from lir_agents.graph.conversation import conversation_of
 from lir_agents.graph.find import find
 from lir_agents.graph.recall import Recalled, readable_names
 from lir_agents.graph.refusals import refusals_recorded
@@ -26,7 +26,7 @@ from lir_agents.graph.tool_runs import ToolRun, run_tools
 from lir_agents.memory.session import SessionMemory
 from lir_agents.types import Coverage, SearchResult, StageCoverage, ToolSignal, Turn
 
-__all__ = ["Nodes", "as_documents", "said_before"]
+__all__ = ["Nodes", "as_documents"]
 
 T = TypeVar("T")
 
@@ -114,9 +114,12 @@ class Nodes:
     def first_stage(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[Found]:
         """Encodes the turn once, alone and in context, and takes candidates within the scope."""
         admitted = _value(state["admitted"])
+        recalled = state["recalled"].value or Recalled(admitted.request.history, ())
+        signals = state["signals"].value or ()
 
         def work() -> Found:
-            return find(self.rooms, admitted.request, admitted.scope, said_before(state), parts=attempt)
+            conversation = conversation_of(recalled.turns, recalled.signals, signals)
+            return find(self.rooms, admitted.request, admitted.scope, conversation, parts=attempt)
 
         return run_stage("first_stage", run, attempt, work)
 
@@ -195,12 +198,6 @@ class Nodes:
             )
             for run in runs
         )
-
-
-def said_before(state: SearchState) -> Conversation:
-    """What is used of the conversation: what was recalled, what the caller told, and what tools answered."""
-    recalled = state["recalled"].value or Recalled(_value(state["admitted"]).request.history, ())
-    return conversation_of(recalled.turns, recalled.signals, state["signals"].value or ())
 
 
 def _asked_by_model(state: SearchState) -> Sequence[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.view import View
 from lir_agents.ranking.fusion import token_weights
 
-__all__ = ["Context", "Reading", "encoded", "read_in_context", "read_query", "room_key", "texts_of"]
+__all__ = ["Context", "Reading", "read_in_context", "read_query", "texts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +87,16 @@ def texts_of(query: str, conversation: Conversation) -> list[QueryText]:
     return [QueryText(query), QueryText(query, light)] if light else [QueryText(query)]
 
 
-def room_key(texts: Sequence[QueryText]) -> str:
-    """Tells what the encoder is asked for a turn apart."""
-    return f"{len(texts)} texts"
-
-
-def encoded(rooms: Rooms, texts: Sequence[QueryText]) -> list[Encoding]:
-    """The texts' vectors, in one batch.
-
-    Raises:
-        IntegrityError: The encoder gave something else.
-    """
-    found = rooms.encoder.encode_queries(texts)
-    if len(found) != len(texts) or not all(np.isfinite(one.tokens).all() for one in found):
-        raise IntegrityError("The encoder gave something that is no vector.")
-    return found
-
-
 def encode(rooms: Rooms, queries: Sequence[QueryText], parts: Parts) -> list[Encoding]:
     """The queries' vectors, in one batch; without tokens where the encoder gave none."""
-    given = parts.ask("encoder", lambda: encoded(rooms, queries), room_key(queries))
+
+    def work() -> list[Encoding]:
+        found = rooms.encoder.encode_queries(queries)
+        if len(found) != len(queries) or not all(np.isfinite(one.tokens).all() for one in found):
+            raise IntegrityError("The encoder gave something that is no vector.")
+        return found
+
+    given = parts.ask("encoder", work, f"{len(queries)} texts")
     if given is not None:
         return given
     nothing = Encoding(

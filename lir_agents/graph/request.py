@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,7 +69,7 @@ def checked_queries(queries: Any, settings: SearchSettings) -> list[str]:
     Raises:
         InputError: They are no list, or one of them is bad; the message names its position.
     """
-    if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
+    if isinstance(queries, str | bytes | Mapping | Set) or not isinstance(queries, Iterable):
         remedy = "Pass a list of questions."
         raise InputError(f"is {type(queries).__name__}", field="queries", remedy=remedy)
     longest = settings.max_query_chars

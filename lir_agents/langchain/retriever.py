@@ -28,6 +28,9 @@ class LateInteractionRetriever(BaseRetriever):
     the audit event. Everything but the index can also be given per call:
     ``retriever.invoke("how many days off?", k=3, filter={"region": "eu"})``.
 
+    `batch` asks in several threads, each input under its own config and callbacks; where that is not needed,
+    `index.search_batch` gets more questions answered in the same time.
+
     Example:
         >>> retriever = LateInteractionRetriever(index=index, k=5).as_principal(alice)
         >>> retriever.invoke("how many days off do I get?")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lir_agents import Document, LateInteractionIndex, MetadataSignal, Principal, ToolBinding, ToolSignal, Turn
-from lir_agents.config import LimitSettings, SearchSettings, Settings
+from lir_agents.config import EncoderSettings, LimitSettings, SearchSettings, Settings
+from lir_agents.encoding.open import open_encoder
 from lir_agents.errors import AccessDenied, BudgetExceeded, InputError, Overloaded
 from lir_agents.policy import AclPolicy
 from lir_agents.types import SearchResult
+from tests.conftest import office_documents
 from tests.faults.seam import Stall, raising, troubled
 from tests.hashed_encoder import HashedEncoder
 
@@ -177,6 +181,7 @@ def test_what_is_revoked_meanwhile_surfaces_no_more(index) -> None:
         (7, "queries"),
         (None, "queries"),
         ({"leave": 1}, "queries"),
+        ({"leave", "pay"}, "queries"),
         (["leave", ""], "queries[1]"),
         (["leave", "pay", None], "queries[2]"),
         (["x" * 3_000_000], "queries[0]"),
@@ -250,18 +255,118 @@ def test_a_budget_is_each_searchs_own(index) -> None:
         index.search_batch(["leave", "travel"], principal=ALICE, budget_ms=1e-6)
 
 
-def test_a_batch_takes_one_place(quick_path: Path, encoder: HashedEncoder) -> None:
+@pytest.mark.parametrize(
+    ("limits", "search", "calls"),
+    [
+        (LimitSettings(), SearchSettings(), 2),
+        (LimitSettings(stage_budgets_ms={"tools": 5000.0}), SearchSettings(), 2),
+        (LimitSettings(stage_budgets_ms={"encoder": 5000.0}), SearchSettings(), 20),
+        (LimitSettings(), SearchSettings(budget_ms=60_000), 20),
+    ],
+    ids=["none", "of what is not asked", "of a room", "of each"],
+)
+def test_only_searches_without_a_budget_share(quick_path: Path, encoder, limits, search, calls) -> None:
+    with LateInteractionIndex.open(
+        quick_path / "b.lir", encoder=encoder, settings=Settings(limits=limits, search=search)
+    ) as index:
+        index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
+        made: list[int] = []
+
+        def counted(work: Any) -> Any:
+            made.append(1)
+            return work()
+
+        with troubled(index, "encoder", counted, only=["encode_queries"]):
+            results = index.search_batch([f"rule {n}" for n in range(20)])
+        assert all(result.coverage.full for result in results)
+        assert len(made) == calls
+
+
+def test_sixteen_at_a_time_take_one_place(quick_path: Path, encoder: HashedEncoder) -> None:
     limits = LimitSettings(at_work=1, waiting=0)
     with LateInteractionIndex.open(
         quick_path / "one.lir", encoder=encoder, settings=Settings(limits=limits, search=SearchSettings(k=3))
     ) as index:
         index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
-        assert [len(result) for result in index.search_batch(["rule"] * 40)] == [3] * 40
-        assert index.rooms.limits.admission.claim()
-        with pytest.raises(Overloaded):
-            index.search_batch(["rule"] * 2)
+        admission = index.rooms.limits.admission
+        with patch.object(admission, "claim", wraps=admission.claim) as claim:
+            assert [len(result) for result in index.search_batch(["rule"] * 40)] == [3] * 40
+        assert claim.call_count == 3
+
+
+def test_where_there_is_no_place_for_the_rest_it_says_so(quick_path: Path, encoder: HashedEncoder) -> None:
+    limits = Settings(limits=LimitSettings(at_work=1, waiting=0))
+    with LateInteractionIndex.open(quick_path / "one.lir", encoder=encoder, settings=limits) as index:
+        index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
+        ranked: list[int] = []
+
+        def somebody_comes(work: Any) -> Any:
+            ranked.append(1)
+            if len(ranked) == 16:
+                index.rooms.limits.admission._working += 1
+            return work()
+
+        with troubled(index, "tokens", somebody_comes, only=["lent"]), pytest.raises(Overloaded):
+            index.search_batch(["rule"] * 40)
+        assert len(retrievals(index)) == 16, "what came before stands in the log"
         index.rooms.limits.admission.leave(None)
         assert len(index.search_batch(["rule"] * 2)) == 2
+
+
+def test_what_is_shared_is_no_measure_of_what_a_search_takes(index, encoder, monkeypatch) -> None:
+    """Sixteen questions take longer than one, and fifteen of them nothing: neither may move when a room hangs."""
+    breaker = index.rooms.limits.breakers["encoder"]
+    index.search("leave", principal=ALICE)
+    usual_s = breaker._usual_s
+    assert usual_s > 0
+    index.search_batch([f"rule {n}" for n in range(16)], principal=ALICE)
+    assert breaker._usual_s == usual_s
+
+
+def test_a_failure_of_all_together_opens_no_breaker(quick_path: Path, encoder: HashedEncoder) -> None:
+    limits = Settings(limits=LimitSettings(breaker_failures=1))
+    with LateInteractionIndex.open(quick_path / "b.lir", encoder=encoder, settings=limits) as index:
+        index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
+        encode = encoder.encode_queries
+
+        def few(work: Any) -> Any:
+            raise OSError(5, "Input/output error")
+
+        with troubled(index, "vectors", few, only=["search_batch"]):
+            assert all(result.coverage.full for result in index.search_batch(["rule", "leave"]))
+        with patch.object(encoder, "encode_queries", lambda texts: encode(texts) if len(texts) == 1 else few(None)):
+            assert all(result.coverage.full for result in index.search_batch(["rule", "leave"]))
+
+
+def test_a_store_that_answers_for_fewer_is_asked_for_each(index) -> None:
+    asked = ["leave", "travel", "pay"]
+    with troubled(index, "vectors", lambda work: work()[:-1], only=["search_batch"]):
+        results = index.search_batch(asked, principal=ALICE)
+    assert [told(one) for one in results] == [told(index.search(query, principal=ALICE)) for query in asked]
+
+
+def test_where_company_would_change_a_bit_each_is_encoded_alone(index, encoder, monkeypatch) -> None:
+    asked = [f"rule {n}" for n in range(5)]
+    alone = [told(index.search(query, principal=ALICE)) for query in asked]
+    sizes: list[int] = []
+    encode = encoder.encode_queries
+
+    def unsteady(queries: Any) -> Any:
+        sizes.append(len(queries))
+        return encode(queries)
+
+    monkeypatch.setattr(encoder, "encode_queries", unsteady)
+    monkeypatch.setattr(encoder, "steady", False, raising=False)
+    assert [told(one) for one in index.search_batch(asked, principal=ALICE)] == alone
+    assert sizes == [1] * 5
+
+
+def test_in_torch_each_gets_what_it_gets_alone(quick_path: Path) -> None:
+    encoder = open_encoder(settings=EncoderSettings(backend="torch"))
+    with LateInteractionIndex.open(quick_path / "t.lir", encoder=encoder) as index:
+        index.add([replace(document, acl=None) for document in office_documents()[:12]])
+        together = index.search_batch(QUESTIONS, k=5)
+        assert [told(one) for one in together] == [told(index.search(query, k=5)) for query in QUESTIONS]
 
 
 def test_cancelled_it_records_nothing_more(index) -> None:
