@@ -9,7 +9,7 @@ asking for all of them fails, each asks for itself, so that a failure is told to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from lir_agents.encoding.base import Encoder, QueryText, is_steady
 from lir_agents.graph.conversation import conversation_of
 from lir_agents.graph.reading import texts_of
 from lir_agents.graph.request import checked_request
-from lir_agents.graph.rooms import Rooms
+from lir_agents.graph.rooms import HasRooms, Rooms
 from lir_agents.stores.base import VectorStore
 
 __all__ = ["TOGETHER", "sharing"]
@@ -32,28 +32,35 @@ _Texts: TypeAlias = tuple[QueryText, ...]
 _Near: TypeAlias = tuple[Rows, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
 class _Shared:
-    """An index whose rooms know what else will be asked."""
+    """An index whose encoder and vectors know what else will be asked."""
 
-    rooms: Rooms
+    def __init__(self, index: HasRooms, encoder: _Encoder, vectors: _Vectors) -> None:
+        self._index = index
+        self._rooms = replace(index.rooms, encoder=cast("Encoder", encoder), vectors=cast("VectorStore", vectors))
+
+    @property
+    def rooms(self) -> Rooms:
+        """The rooms. Raises InputError once the index is closed."""
+        self._index.rooms  # noqa: B018 - raises then
+        return self._rooms
 
 
-def sharing(rooms: Rooms, given: Sequence[Mapping[str, Any]]) -> _Shared:
-    """The rooms for the searches of a batch, for one thread and until the last of them is over.
+def sharing(index: HasRooms, given: Sequence[Mapping[str, Any]]) -> HasRooms:
+    """The index for the searches of a batch, for one thread and until the last of them is over.
 
     Args:
-        rooms: The open rooms.
+        index: The open index.
         given: What each asks, as the graph's input; they differ in nothing but the query, and belong to no thread.
 
     Raises:
         InputError: What they have in common is bad.
     """
+    rooms = index.rooms
     requests = [checked_request(one, rooms.settings.search) for one in given]
     said = conversation_of(requests[0].history, (), requests[0].tool_signals)
     encoder = _Encoder(rooms.encoder, [tuple(texts_of(one.query, said)) for one in requests])
-    vectors = _Vectors(rooms.vectors, encoder)
-    return _Shared(replace(rooms, encoder=cast("Encoder", encoder), vectors=cast("VectorStore", vectors)))
+    return _Shared(index, encoder, _Vectors(rooms.vectors, encoder))
 
 
 class _Encoder:
@@ -108,16 +115,21 @@ class _Vectors:
 
     def search(self, vector: NDArray[np.float32], k: int, allowed: RowMask) -> _Near:
         directions = self._encoder.directions
-        if self._first is None and id(vector) in directions:
+        if self._first is None and id(vector) in directions and len(directions) > 1:
             self._first = id(vector)
-        if self._first == id(vector) and len(directions) > 1:
+        found = self._known(vector, k, allowed)
+        if found is None and self._first == id(vector):
             try:
                 near = self._vectors.search_batch(list(directions.values()), k, allowed)
                 self._found.append((allowed, k, dict(zip(directions, near, strict=True))))
             except Exception:  # noqa: BLE001 - as above; and nobody tries it again
                 self._first = 0
-        for mask, depth, known in self._found:
-            # Who may read something else by now looks for it alone.
-            if id(vector) in known and depth == k and np.array_equal(mask, allowed):
-                return known[id(vector)]
-        return self._vectors.search(vector, k, allowed)
+            found = self._known(vector, k, allowed)
+        # Whoever may read something else by now looks for it alone.
+        return self._vectors.search(vector, k, allowed) if found is None else found
+
+    def _known(self, vector: NDArray[np.float32], k: int, allowed: RowMask) -> _Near | None:
+        for mask, depth, near in self._found:
+            if id(vector) in near and depth == k and np.array_equal(mask, allowed):
+                return near[id(vector)]
+        return None

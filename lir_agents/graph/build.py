@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
@@ -23,9 +23,6 @@ from lir_agents.telemetry import observe
 from lir_agents.types import SearchResult
 
 __all__ = ["asearch", "asearch_batch", "build_graph", "search", "search_batch"]
-
-_UNSHARED: Final = {"tools", "memory", "remember"}
-"""What may have a budget of its own without a batch noticing: it asks for none of it."""
 
 
 def build_graph(
@@ -127,9 +124,8 @@ async def asearch_batch(index: HasRooms, given: Sequence[Mapping[str, Any]], run
 
 
 def _bounded(index: HasRooms, runtime: Any) -> bool:
-    """Whether there is time to watch that sharing would charge to whoever asks first."""
-    budget = Nodes(index).underway(Run(runtime)).budget
-    return budget.ms is not None or not set(budget.own_ms) <= _UNSHARED
+    """Whether there is time to watch: what is shared would be charged to whoever asks first."""
+    return Nodes(index).underway(Run(runtime)).budget.bounded
 
 
 def _batches(
@@ -146,7 +142,7 @@ def _batches(
 def _take_all(
     index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any, _: str, attempt: Attempt
 ) -> dict[str, Any]:
-    shared = sharing(index.rooms, given)
+    shared = sharing(index, given)
     return {"results": [search(shared, one, runtime, within=attempt) for one in given]}
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lir_agents import Document, LateInteractionIndex, MetadataSignal, Principal, ToolBinding, ToolSignal, Turn
 from lir_agents.config import EncoderSettings, LimitSettings, SearchSettings, Settings
 from lir_agents.encoding.open import open_encoder
-from lir_agents.errors import AccessDenied, BudgetExceeded, InputError, Overloaded
+from lir_agents.errors import AccessDenied, BudgetExceeded, InputError, LirError, Overloaded
 from lir_agents.policy import AclPolicy
 from lir_agents.types import SearchResult
 from tests.conftest import office_documents
@@ -123,6 +123,19 @@ def test_the_rooms_are_asked_once_for_sixteen(index, encoder) -> None:
             index.search_batch(asked, principal=ALICE)
     assert calls == ["encoder", "vectors"] * 2
     assert sorted(encoder.queries) == sorted(asked)
+
+
+def test_a_question_that_comes_again_is_looked_for_once(index) -> None:
+    calls: list[int] = []
+
+    def counted(work: Any) -> Any:
+        calls.append(1)
+        return work()
+
+    with troubled(index, "vectors", counted, only=["search", "search_batch"]):
+        results = index.search_batch(["leave", "pay", "leave", "leave", "pay"], principal=ALICE)
+    assert len(calls) == 1
+    assert told(results[0]) == told(results[2]) == told(results[3])
 
 
 def test_no_questions_are_no_searches(index) -> None:
@@ -259,11 +272,10 @@ def test_a_budget_is_each_searchs_own(index) -> None:
     ("limits", "search", "calls"),
     [
         (LimitSettings(), SearchSettings(), 2),
-        (LimitSettings(stage_budgets_ms={"tools": 5000.0}), SearchSettings(), 2),
         (LimitSettings(stage_budgets_ms={"encoder": 5000.0}), SearchSettings(), 20),
         (LimitSettings(), SearchSettings(budget_ms=60_000), 20),
     ],
-    ids=["none", "of what is not asked", "of a room", "of each"],
+    ids=["none", "of a room", "of each"],
 )
 def test_only_searches_without_a_budget_share(quick_path: Path, encoder, limits, search, calls) -> None:
     with LateInteractionIndex.open(
@@ -367,6 +379,16 @@ def test_in_torch_each_gets_what_it_gets_alone(quick_path: Path) -> None:
         index.add([replace(document, acl=None) for document in office_documents()[:12]])
         together = index.search_batch(QUESTIONS, k=5)
         assert [told(one) for one in together] == [told(index.search(query, k=5)) for query in QUESTIONS]
+
+
+def test_closed_meanwhile_it_says_so(index) -> None:
+    def closing(work: Any) -> Any:
+        found = work()
+        index.close()
+        return found
+
+    with troubled(index, "lexical", closing, only=["scores"]), pytest.raises(LirError):
+        index.search_batch(["leave", "pay"], principal=ALICE)
 
 
 def test_cancelled_it_records_nothing_more(index) -> None:
