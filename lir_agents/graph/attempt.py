@@ -124,6 +124,9 @@ class Attempt(Parts):
         underway: The search.
         limits: Of the index.
         within: The attempt that this is a part of, where several searches are one work: it ends with that.
+
+    Attributes:
+        from_memory: Whether what a part of this was answered last had been asked before: no room answered.
     """
 
     def __init__(self, underway: Underway, limits: Limits, within: Attempt | None = None) -> None:
@@ -133,6 +136,7 @@ class Attempt(Parts):
         self.given_up = False
         self.at_once = _AT_ONCE if underway.budget.bounded else None
         self.observation: Observation | None = None
+        self.from_memory = False
         self._limits = limits
 
     # ------------------------------------------------------------ whoever waits
@@ -224,6 +228,8 @@ class Attempt(Parts):
             self.note(room, "no time was left for it")
             return None
         self._do(Doing(stage, room, began, until))
+        if self._within is not None:
+            self._within.from_memory = False
         try:
             answer = work()
         except (InputError, AccessDenied, Overloaded):
@@ -231,9 +237,10 @@ class Attempt(Parts):
         except Exception as error:  # noqa: BLE001 - whatever a room raises costs the room, and is said
             self._failed(stage, room, breaker, error)
             return None
-        if breaker is not None:
-            shared = self._within is not None  # the first of a batch waits for all, the others for nothing
-            breaker.answered(None if shared else self._limits.clock() - began, late=self.given_up)
+        if breaker is not None and (self._within is None or not self._within.from_memory):
+            # Who asks for others, too, waits for what is no measure of what one of them takes.
+            took_s = self._limits.clock() - began if self._within is None else None
+            breaker.answered(took_s, late=self.given_up)
         self._do(Doing(stage, "", began, underway.budget.until()))
         underway.kept[place] = answer
         return answer

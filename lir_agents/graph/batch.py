@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import Encoding, RowMask, Rows
 from lir_agents.encoding.base import Encoder, QueryText, is_steady
+from lir_agents.graph.attempt import Attempt
 from lir_agents.graph.conversation import conversation_of
 from lir_agents.graph.reading import texts_of
 from lir_agents.graph.request import checked_request
@@ -46,12 +47,13 @@ class _Shared:
         return self._rooms
 
 
-def sharing(index: HasRooms, given: Sequence[Mapping[str, Any]]) -> HasRooms:
+def sharing(index: HasRooms, given: Sequence[Mapping[str, Any]], attempt: Attempt) -> HasRooms:
     """The index for the searches of a batch, for one thread and until the last of them is over.
 
     Args:
         index: The open index.
         given: What each asks, as the graph's input; they differ in nothing but the query, and belong to no thread.
+        attempt: That all searches are part of; it is told what is answered from memory.
 
     Raises:
         InputError: What they have in common is bad.
@@ -59,8 +61,8 @@ def sharing(index: HasRooms, given: Sequence[Mapping[str, Any]]) -> HasRooms:
     rooms = index.rooms
     requests = [checked_request(one, rooms.settings.search) for one in given]
     said = conversation_of(requests[0].history, (), requests[0].tool_signals)
-    encoder = _Encoder(rooms.encoder, [tuple(texts_of(one.query, said)) for one in requests])
-    return _Shared(index, encoder, _Vectors(rooms.vectors, encoder))
+    encoder = _Encoder(rooms.encoder, [tuple(texts_of(one.query, said)) for one in requests], attempt)
+    return _Shared(index, encoder, _Vectors(rooms.vectors, encoder, attempt))
 
 
 class _Encoder:
@@ -69,10 +71,11 @@ class _Encoder:
     Args:
         encoder: The real one.
         asked: What each search will ask; all of it in one call where company changes no bit of a vector.
+        attempt: See `sharing`.
     """
 
-    def __init__(self, encoder: Encoder, asked: Sequence[_Texts]) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, asked: Sequence[_Texts], attempt: Attempt) -> None:
+        self._encoder, self._attempt = encoder, attempt
         self._asked = list(dict.fromkeys(asked))
         self._known: dict[_Texts, list[Encoding]] | None = None
 
@@ -86,13 +89,17 @@ class _Encoder:
         return {id(found[0].pooled): found[0].pooled for texts, found in known.items() if len(texts) == 1}
 
     def encode_queries(self, queries: Sequence[QueryText]) -> list[Encoding]:
+        recalled = self._known is not None
         if self._known is None:
             try:
-                self._known = self._all()
+                self._known = {texts: found for texts, found in self._all().items() if _whole(found, texts)}
             except Exception:  # noqa: BLE001 - whoever it belongs to is told when it asks for itself
                 self._known = {}
         known = self._known.get(tuple(queries))
-        return self._encoder.encode_queries(queries) if known is None else known
+        if known is None:
+            return self._encoder.encode_queries(queries)
+        self._attempt.from_memory = recalled
+        return known
 
     def _all(self) -> dict[_Texts, list[Encoding]]:
         if not is_steady(self._encoder):
@@ -105,8 +112,8 @@ class _Encoder:
 class _Vectors:
     """Searches for all questions within each mask that the first of them asks for."""
 
-    def __init__(self, vectors: VectorStore, encoder: _Encoder) -> None:
-        self._vectors, self._encoder = vectors, encoder
+    def __init__(self, vectors: VectorStore, encoder: _Encoder, attempt: Attempt) -> None:
+        self._vectors, self._encoder, self._attempt = vectors, encoder, attempt
         self._found: list[tuple[RowMask, int, dict[int, _Near]]] = []
         self._first: int | None = None
 
@@ -115,9 +122,10 @@ class _Vectors:
 
     def search(self, vector: NDArray[np.float32], k: int, allowed: RowMask) -> _Near:
         directions = self._encoder.directions
-        if self._first is None and id(vector) in directions and len(directions) > 1:
+        if self._first is None and id(vector) in directions:
             self._first = id(vector)
         found = self._known(vector, k, allowed)
+        self._attempt.from_memory = found is not None
         if found is None and self._first == id(vector):
             try:
                 near = self._vectors.search_batch(list(directions.values()), k, allowed)
@@ -133,3 +141,8 @@ class _Vectors:
             if id(vector) in near and depth == k and np.array_equal(mask, allowed):
                 return near[id(vector)]
         return None
+
+
+def _whole(found: Sequence[Encoding], texts: _Texts) -> bool:
+    """Whether these are encodings of the texts; what else an encoder gave is its own search's trouble."""
+    return len(found) == len(texts) and all(isinstance(one, Encoding) for one in found)

@@ -10,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from lir_agents.errors import InputError
 from lir_agents.graph.attempt import Attempt
 from lir_agents.graph.batch import TOGETHER, sharing
 from lir_agents.graph.conduct import Conducted
@@ -142,7 +143,10 @@ def _batches(
 def _take_all(
     index: HasRooms, given: Sequence[Mapping[str, Any]], runtime: Any, _: str, attempt: Attempt
 ) -> dict[str, Any]:
-    shared = sharing(index, given)
+    try:
+        shared = sharing(index, given, attempt)
+    except InputError:
+        shared = index  # the first search says what is wrong, as it would alone
     return {"results": [search(shared, one, runtime, within=attempt) for one in given]}
 
 

@@ -80,7 +80,8 @@ class Conducted:
     ) -> None:
         self._limits, self._underway, self._take = limits, underway, take
         held = tuple(one for one in _HELD.get() if not one.over)
-        self._admitted = admitted and all(one.admission is not limits.admission for one in held)
+        # A part of a larger work has no place of its own, also where that work was given up and its place is gone.
+        self._admitted = admitted and within is None and all(one.admission is not limits.admission for one in held)
         self._state = state
         self._place = _Held(limits.admission)
         self._held = (*held, self._place) if self._admitted else held
@@ -255,14 +256,17 @@ class Conducted:
     def _work(self, attempt: Attempt) -> None:
         try:
             self._walk(attempt)
-        except GivenUp:
-            return
+        except GivenUp as error:
+            if attempt.given_up:
+                return
+            self._end(attempt, error)  # what it is a part of was given up: whoever waits here goes, too
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             self._end(attempt, error)
         self._wake()
 
     def _walk(self, attempt: Attempt) -> None:
         while self._left:
+            attempt.check()
             made = self._take(self._left[0], attempt)
             with self._underway.lock:
                 attempt.check()

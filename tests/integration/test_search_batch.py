@@ -18,6 +18,8 @@ from lir_agents import Document, LateInteractionIndex, MetadataSignal, Principal
 from lir_agents.config import EncoderSettings, LimitSettings, SearchSettings, Settings
 from lir_agents.encoding.open import open_encoder
 from lir_agents.errors import AccessDenied, BudgetExceeded, InputError, LirError, Overloaded
+from lir_agents.graph import build
+from lir_agents.graph.batch import sharing
 from lir_agents.policy import AclPolicy
 from lir_agents.types import SearchResult
 from tests.conftest import office_documents
@@ -134,7 +136,8 @@ def test_a_question_that_comes_again_is_looked_for_once(index) -> None:
 
     with troubled(index, "vectors", counted, only=["search", "search_batch"]):
         results = index.search_batch(["leave", "pay", "leave", "leave", "pay"], principal=ALICE)
-    assert len(calls) == 1
+        index.search_batch(["leave"] * 5, principal=ALICE)
+    assert len(calls) == 2
     assert told(results[0]) == told(results[2]) == told(results[3])
 
 
@@ -350,6 +353,34 @@ def test_a_failure_of_all_together_opens_no_breaker(quick_path: Path, encoder: H
             assert all(result.coverage.full for result in index.search_batch(["rule", "leave"]))
 
 
+def test_what_is_remembered_is_no_answer_of_a_room(index, encoder) -> None:
+    """Somebody else finds the encoder dead after each search of a batch, which goes on with what it knows."""
+    breaker = index.rooms.limits.breakers["encoder"]
+    counts: list[int] = []
+
+    def dying(work: Any) -> Any:
+        breaker.failed("failed")
+        counts.append(breaker._failures)
+        return work()
+
+    with troubled(index, "tokens", dying, only=["lent"]):
+        index.search_batch(["leave", "travel", "pay"], principal=ALICE)
+    assert counts == [1, 2, 3]
+    index.search_batch(["leave", "travel"], principal=ALICE)
+    assert breaker._failures == 0, "the room did answer"
+
+
+@pytest.mark.parametrize("nonsense", [[], None, [None]], ids=repr)
+def test_nonsense_for_one_question_costs_the_others_nothing(index, encoder, monkeypatch, nonsense) -> None:
+    encode = encoder.encode_queries
+    monkeypatch.setattr(encoder, "steady", False, raising=False)
+    monkeypatch.setattr(
+        encoder, "encode_queries", lambda texts: nonsense if texts[0].text == "poison" else encode(texts)
+    )
+    results = index.search_batch(["leave", "poison", "pay"], principal=ALICE)
+    assert [result.coverage.full for result in results] == [True, False, True]
+
+
 def test_a_store_that_answers_for_fewer_is_asked_for_each(index) -> None:
     asked = ["leave", "travel", "pay"]
     with troubled(index, "vectors", lambda work: work()[:-1], only=["search_batch"]):
@@ -389,6 +420,35 @@ def test_closed_meanwhile_it_says_so(index) -> None:
 
     with troubled(index, "lexical", closing, only=["scores"]), pytest.raises(LirError):
         index.search_batch(["leave", "pay"], principal=ALICE)
+
+
+def test_cancelled_before_the_first_it_needs_no_place_again(
+    quick_path: Path, encoder: HashedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Settings(limits=LimitSettings(at_work=1))
+    with LateInteractionIndex.open(quick_path / "c.lir", encoder=encoder, settings=limits) as index:
+        index.add([Document(id=f"d{n}", text=f"Rule {n}.") for n in range(9)])
+        admission, stall = index.rooms.limits.admission, Stall(10)
+        monkeypatch.setattr(build, "sharing", lambda *given: stall(lambda: sharing(*given)))
+
+        async def cancelled() -> None:
+            task = asyncio.create_task(index.asearch_batch(["rule", "leave"]))
+            while not stall.calls:  # noqa: ASYNC110 - it is called in a thread
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancelled())
+        assert admission.claim(), "the place is free, and somebody else takes it"
+        stall.let_go.set()
+        until = time.monotonic() + 5
+        while index.rooms.limits.threads.busy and time.monotonic() < until:
+            time.sleep(0.01)
+        assert index.rooms.limits.threads.busy == 0
+        admission.leave(None)
+        assert retrievals(index) == []
+        assert len(index.search_batch(["rule", "leave"])) == 2
 
 
 def test_cancelled_it_records_nothing_more(index) -> None:
