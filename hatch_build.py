@@ -1,8 +1,8 @@
-"""Compiles `lir_agents/ranking/maxsim.c` into a library beside it, whenever the package is built or installed.
+"""Compiles `lir_agents/native/*.c` into a library beside them, whenever the package is built or installed.
 
 The library is called through ctypes and knows nothing of Python, so any C compiler will do: $CC, the system's, or
 the one that comes as the wheel `ziglang`, which is asked for where there is no other. Without any the package works
-as well, only slower: scoring then runs in torch. By hand: `python hatch_build.py`.
+as well, only slower: scoring then runs in torch, and the scan in NumPy. By hand: `python hatch_build.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ try:
 except ImportError:  # by hand
     BuildHookInterface = object  # type: ignore[assignment,misc]
 
-_FOLDER = Path(__file__).resolve().parent / "lir_agents" / "ranking"
-_NAME = {"win32": "_maxsim.dll", "darwin": "_maxsim.dylib"}.get(sys.platform, "_maxsim.so")
+_FOLDER = Path(__file__).resolve().parent / "lir_agents" / "native"
+_NAME = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 _OPTIONS = [
     *("-O3", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
     *([] if sys.platform == "win32" else ["-fPIC", "-pthread"]),
@@ -46,9 +46,10 @@ def build() -> Path | None:
     try:
         if not command:
             raise FileNotFoundError("there is no C compiler")
-        subprocess.run([*command, *_OPTIONS, "-o", str(draft), str(_FOLDER / "maxsim.c")], check=True)  # noqa: S603
+        sources = [str(source) for source in sorted(_FOLDER.glob("*.c"))]
+        subprocess.run([*command, *_OPTIONS, "-o", str(draft), *sources], check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"lir-agents: scoring is not compiled ({error}); it runs in torch, slower.", file=sys.stderr)  # noqa: T201
+        print(f"lir-agents: nothing was compiled ({error}); scoring runs in torch, slower.", file=sys.stderr)  # noqa: T201
         return None
     draft.replace(target)  # a process that has the old one mapped keeps it
     return target
@@ -63,7 +64,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc,valid-type]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel" or build() is None:
             return
-        build_data["artifacts"].append(f"lir_agents/ranking/{_NAME}")
+        build_data["artifacts"].append(f"lir_agents/native/{_NAME}")
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
 

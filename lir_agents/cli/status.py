@@ -142,10 +142,10 @@ def _libraries() -> str:
 
 
 def _scoring() -> str:
-    from lir_agents.ranking import native
+    from lir_agents.native.library import paths
 
-    if paths := native.paths():
-        return f"compiled, by {paths[-1]}"
+    if ways := paths():
+        return f"compiled, by {ways[-1]}"
     return "in torch, slower: the package was built without a C compiler. Install it again where there is one"
 
 

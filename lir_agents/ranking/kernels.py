@@ -1,8 +1,9 @@
 """What a query looks like to the tokens it meets, and the two ways to compare them.
 
-`native` multiplies the stored codes as they lie with the query in int8, in compiled code (`maxsim.c`): its error is
-that of rounding each query coordinate to 1/127 of the largest. `exact` unpacks the codes and multiplies in float32
-with torch: the reference, and what is left where the package was built without a compiler, or tokens are vectors.
+`native` multiplies the stored codes as they lie with the query in int8, in compiled code (native/maxsim.c): its
+error is that of rounding each query coordinate to 1/127 of the largest. `exact` unpacks the codes and multiplies in
+float32 with torch: the reference, and what is left where the package was built without a compiler, or tokens are
+vectors.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens
-from lir_agents.ranking import native
+from lir_agents.native import maxsim as native
+from lir_agents.native.library import paths
 from lir_agents.threads import product
 
 __all__ = ["Kernel", "best_kernel", "block_maxima", "segment_maxima", "similarities"]
@@ -26,7 +28,7 @@ _AT_ONCE = 1 << 14
 
 def best_kernel() -> Kernel:
     """The fastest kernel there is here."""
-    return "native" if native.paths() else "exact"
+    return "native" if paths() else "exact"
 
 
 def block_maxima(

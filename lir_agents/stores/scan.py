@@ -14,13 +14,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
-from lir_agents.stores.products import integer_products
+from lir_agents.native.library import paths
+from lir_agents.native.nearest import Codes, Digits, bounds
 
 __all__ = ["ResidentMatrix", "VectorSource"]
 
@@ -31,8 +32,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 _UNKNOWN, _ABSENT = -1, -2
 _LOAD_ROWS = 8192
-_VECTORS_AT_ONCE = 4  # what integer products take for one: see `products`
-_SCAN_ALL_FROM = 0.6  # share of the matrix from which reading all of it beats gathering the allowed rows
+_VECTORS_AT_ONCE = 16  # bounds the memory that their products with all codes take
 _ROUNDING = 2e-6  # bound on float32 rounding in a score of unit vectors, with room to spare
 _DIGIT = 127.0
 _SECOND_DIGIT = 254.0
@@ -217,45 +217,54 @@ def _append(state: _State, rows: Rows, vectors: NDArray[np.float32]) -> _State:
 def _close(
     state: _State, places: NDArray[np.int32], vectors: Sequence[NDArray[np.float32]], k: int
 ) -> Iterator[NDArray[np.intp]]:
-    """Which of more than k places may be among the k best for each vector, ascending; at least k."""
-    everything = len(places) > _SCAN_ALL_FROM * state.count
-    codes = state.codes[: state.count] if everything else state.codes.take(places, axis=0)
-    scale = state.scale[: state.count] if everything else state.scale.take(places)
-    error = state.error.take(places)
+    """Which of at least k places may be among the k best for each vector, ascending; at least k."""
+    codes = Codes(state.codes, state.scale, state.error)
+    between = bounds if paths() else _bounds
     for start in range(0, len(vectors), _VECTORS_AT_ONCE):
-        for scores, lost in _approximate(codes, scale, vectors[start : start + _VECTORS_AT_ONCE]):
-            near = scores.take(places) if everything else scores
-            # Codes stand for no more than 1 + error.
-            bound = error + np.float32(lost) * (1 + error) + np.float32(_ROUNDING)
-            lower = near - bound
-            lower.partition(len(lower) - k)
-            near += bound
-            yield np.flatnonzero(near >= lower[len(lower) - k])
+        some = [_digits(vector) for vector in vectors[start : start + _VECTORS_AT_ONCE]]
+        for upper, least in zip(*between(codes, places, some, k, _ROUNDING), strict=True):
+            yield np.flatnonzero(upper >= least)
 
 
-def _approximate(
-    codes: NDArray[np.int8], scale: NDArray[np.float32], vectors: Sequence[NDArray[np.float32]]
-) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """For each vector, in two digits: scores from codes, float32 [n], and the length of what the digits lose."""
-    digits = [_digits(vector) for vector in vectors]
-    products = integer_products(codes, np.concatenate([both for both, _, _ in digits], axis=1))
-    for i, (_, unit, lost) in enumerate(digits):
+def _bounds(
+    codes: Codes, places: NDArray[np.int32], vectors: Sequence[Digits], k: int, rounding: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What `native.nearest.bounds` does, to the last bit, where nothing was compiled."""
+    values, scales, errors = (part.take(places, axis=0) for part in (codes.values, codes.scales, codes.errors))
+    products = _products(values, np.concatenate([vector.values for vector in vectors]).T)
+    upper, least = np.empty((len(vectors), len(places)), np.float32), np.empty(len(vectors), np.float32)
+    for i, vector in enumerate(vectors):
         scores = products[:, 2 * i + 1].astype(np.float32)
         scores *= np.float32(1 / _SECOND_DIGIT)
         scores += products[:, 2 * i].astype(np.float32)
-        scores *= scale
-        scores *= np.float32(unit)
-        yield scores, lost
+        scores *= scales
+        scores *= np.float32(vector.unit)
+        # Codes stand for no more than 1 + error.
+        bound = errors + np.float32(vector.lost) * (1 + errors) + np.float32(rounding)
+        np.add(scores, bound, out=upper[i])
+        lower = scores - bound
+        lower.partition(len(lower) - k)
+        least[i] = lower[len(lower) - k]
+    return upper, least
 
 
-def _digits(vector: NDArray[np.float32]) -> tuple[NDArray[np.int8], float, float]:
-    """A vector as int8 [dim, 2], first and second digit; the first digit's unit; and the length of what is lost."""
+def _products(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
+    """``left @ right``, exact: up to some 1,000 dimensions a float32 holds every partial sum."""
+    kind: Any = np.float32 if left.shape[1] <= 2**24 // int(_DIGIT) ** 2 else np.float64
+    factor, result = right.astype(kind), np.empty((len(left), right.shape[1]), np.int32)
+    for start in range(0, len(left), _LOAD_ROWS):
+        block = slice(start, start + _LOAD_ROWS)
+        result[block] = left[block].astype(kind) @ factor
+    return result
+
+
+def _digits(vector: NDArray[np.float32]) -> Digits:
     unit = max(float(np.abs(vector).max()), 1e-12) / _DIGIT
     exact = vector.astype(np.float64) / unit
     first = np.rint(exact)
     second = np.rint((exact - first) * _SECOND_DIGIT)
     lost = unit * float(np.linalg.norm(exact - first - second / _SECOND_DIGIT))
-    return np.stack([first, second], axis=1).astype(np.int8), unit, lost
+    return Digits(np.stack([first, second]).astype(np.int8), unit, lost)
 
 
 def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
 from lir_agents.errors import InputError
+from lir_agents.native.library import paths
 from lir_agents.stores.chroma import ChromaCollection, failures
 from lir_agents.stores.scan import ResidentMatrix, VectorSource
 
 __all__ = ["ChromaVectors"]
 
-_HNSW_ABOVE = 50_000
+_HNSW_ABOVE = 200_000  # about where HNSW begins to be faster than a compiled scan, which is exact
+_HNSW_ABOVE_UNCOMPILED = 50_000
 _UNIT_TOLERANCE = 1e-2
 
 
@@ -32,9 +34,11 @@ class ChromaVectors:
     """
 
     def __init__(
-        self, collection: ChromaCollection, dim: int, source: VectorSource | None, hnsw_above: int
+        self, collection: ChromaCollection, dim: int, source: VectorSource | None, hnsw_above: int | None
     ) -> None:
-        self._chroma, self._dim, self._hnsw_above = collection, dim, hnsw_above
+        self._chroma, self._dim = collection, dim
+        usual = _HNSW_ABOVE if paths() else _HNSW_ABOVE_UNCOMPILED
+        self._hnsw_above = usual if hnsw_above is None else hnsw_above
         self._source = source or collection.vectors
         self._matrix = ResidentMatrix(dim, self._source)
         self._write = threading.RLock()
@@ -42,7 +46,7 @@ class ChromaVectors:
 
     @classmethod
     def open(
-        cls, path: Path, dim: int, *, source: VectorSource | None = None, hnsw_above: int = _HNSW_ABOVE
+        cls, path: Path, dim: int, *, source: VectorSource | None = None, hnsw_above: int | None = None
     ) -> ChromaVectors:
         """Opens the embedded store in the directory `path`, creating it if there is none.
 
@@ -54,7 +58,8 @@ class ChromaVectors:
             source: Where vectors are read by row for exact search: `TokenStore.pooled`. It must hold a row before
                 `upsert` names it, and may hold more (retired rows, for searches of the past). None: Chroma itself,
                 which is slower by far.
-            hnsw_above: Rows held beyond which a search over all of them uses the HNSW index.
+            hnsw_above: Rows held beyond which a search over all of them uses the HNSW index. None: 200,000, or
+                50,000 where the scan was not compiled.
 
         Raises:
             IntegrityError: The directory is damaged or foreign, or was made for another width.
@@ -72,7 +77,7 @@ class ChromaVectors:
         *,
         ssl: bool = False,
         source: VectorSource | None = None,
-        hnsw_above: int = _HNSW_ABOVE,
+        hnsw_above: int | None = None,
     ) -> ChromaVectors:
         """Opens a collection of a running Chroma server, creating it if there is none; otherwise like `open`.
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lir_agents.arrays import PackedTokens
 from lir_agents.codes import TokenCodec, quantise_int8
-from lir_agents.ranking import native
+from lir_agents.native import maxsim as native
+from lir_agents.native.library import paths
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse, neighbour_part, standardise
 from lir_agents.ranking.kernels import block_maxima, similarities
 from lir_agents.ranking.maxsim import ABSENT, BLOCK_TOKENS, maxsim, meet
@@ -66,7 +67,7 @@ def test_packed_maxsim_equals_the_oracle(seed, lengths, q_len, dim, negative):
     np.testing.assert_allclose(maxsim(query, packed), oracle(query, matrices), atol=1e-5)
 
 
-kernels = ["exact", pytest.param("native", marks=pytest.mark.skipif(not native.paths(), reason="not compiled"))]
+kernels = ["exact", pytest.param("native", marks=pytest.mark.skipif(not paths(), reason="not compiled"))]
 
 
 @pytest.mark.parametrize("kernel", kernels)
@@ -82,7 +83,7 @@ def test_codes_are_scored_as_the_vectors_that_they_stand_for(kernel, seed, lengt
     np.testing.assert_allclose(maxsim(query, packed, kernel=kernel), oracle(query, meant), atol=bound)
 
 
-@pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+@pytest.mark.skipif(not paths(), reason="the package was built without a compiler")
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -114,7 +115,7 @@ def test_every_way_through_the_compiled_loop_gives_the_integers_of_the_definitio
         products = (2 * codes.astype(np.int64) - codec.levels) @ digits.T.astype(np.int64)
         wanted += [products[at : at + block].max(axis=0) for at in range(0, len(products), block)]
     packed, ones = PackedTokens.pack(matrices, codec), np.ones(q_len, np.float32)
-    for path in native.paths():
+    for path in paths():
         blocks, passages, ends = native.block_maxima(packed, native.Digits(planes, ones), block, path)
         np.testing.assert_array_equal(blocks, np.array(wanted, np.float32).reshape(-1, q_len))
         assert ends.tolist() == np.cumsum([0, *(-(-n // block) for n in lengths)]).tolist()
@@ -123,7 +124,7 @@ def test_every_way_through_the_compiled_loop_gives_the_integers_of_the_definitio
             np.testing.assert_array_equal(passages[i], expected)
 
 
-@pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+@pytest.mark.skipif(not paths(), reason="the package was built without a compiler")
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -145,9 +146,7 @@ def test_every_way_turns_the_query_into_the_same_bits_and_nearly_those_of_the_ro
     meant = codec.unpack(packed.data)
     reach = np.abs(codec.rotate(query)).max(axis=1) * (0.5 / 127 + 1e-4) * np.abs(meant).sum(axis=1).max(initial=0)
     exact = block_maxima(query, packed, 24, "exact")
-    found = [
-        native.block_maxima(packed, query, 24, path, helped=h) for path in native.paths() for h in (False, True)
-    ]
+    found = [native.block_maxima(packed, query, 24, path, helped=h) for path in paths() for h in (False, True)]
     for blocks, passages, offsets in found:
         np.testing.assert_array_equal(blocks, found[0][0])
         np.testing.assert_array_equal(passages, found[0][1])
@@ -156,7 +155,7 @@ def test_every_way_turns_the_query_into_the_same_bits_and_nearly_those_of_the_ro
     assert (np.abs(found[0][1] - exact[1]) <= reach).all()
 
 
-@pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+@pytest.mark.skipif(not paths(), reason="the package was built without a compiler")
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_nothing_behind_the_last_code_is_read(bits):
     """The codes end where a page does, and the next page may not be touched: reading it ends the process."""
@@ -165,7 +164,8 @@ def test_nothing_behind_the_last_code_is_read(bits):
         import numpy as np
         from lir_agents.arrays import LentTokens
         from lir_agents.codes import TokenCodec
-        from lir_agents.ranking import native
+        from lir_agents.native import maxsim as native
+        from lir_agents.native.library import paths
         codec, page = TokenCodec(100, {bits}), mmap.PAGESIZE
         memory = mmap.mmap(-1, 2 * page)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -173,13 +173,13 @@ def test_nothing_behind_the_last_code_is_read(bits):
         count = 30
         at = np.array([start + page - count * codec.width], np.int64)
         digits = np.ones((17, native.depth(codec.bits, codec.width)), np.int8)
-        for path in native.paths():
+        for path in paths():
             lent = LentTokens(at, np.array([count]), codec)
             native.block_maxima(lent, native.Digits(digits, np.ones(17, np.float32)), 24, path)
-        print("read", len(native.paths()))
+        print("read", len(paths()))
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
-    assert done.stdout == f"read {len(native.paths())}\n", done.stderr
+    assert done.stdout == f"read {len(paths())}\n", done.stderr
 
 
 @pytest.mark.parametrize(

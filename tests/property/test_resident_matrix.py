@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lir_agents.stores import products
 from lir_agents.stores.scan import ResidentMatrix
 
 
@@ -198,14 +197,3 @@ def test_searches_stay_exact_while_rows_come_and_go() -> None:
     for reader in readers:
         reader.join()
     assert failures == []
-
-
-@pytest.mark.parametrize("product", [products._by_torch, products._by_numpy, products.integer_products])
-@pytest.mark.parametrize("shape", [(0, 5, 2), (1, 1, 1), (3, 384, 2), (9000, 17, 2), (50, 1040, 3), (20, 4096, 2)])
-def test_every_product_gives_the_same_integers(product, shape) -> None:
-    n, dim, m = shape
-    rng = np.random.default_rng(5)
-    left, right = (rng.integers(-127, 128, size, dtype=np.int8) for size in ((n, dim), (dim, m)))
-    left[: n // 2] = 127  # the largest sums there are
-    right[:, 0] = 127
-    np.testing.assert_array_equal(product(left, right), left.astype(np.int64) @ right.astype(np.int64))

@@ -19,7 +19,9 @@ from lir_agents.arrays import LentTokens, PackedTokens
 from lir_agents.codes import TokenCodec
 from lir_agents.encoding.vectors import require_finite
 from lir_agents.errors import IntegrityError
-from lir_agents.ranking import kernels, native
+from lir_agents.native import library
+from lir_agents.native import maxsim as native
+from lir_agents.ranking import kernels
 from lir_agents.ranking.maxsim import meet
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +64,7 @@ def test_where_there_is_no_compiler_one_is_asked_for(monkeypatch):
 def test_without_the_library_torch_scores_the_same(monkeypatch, scene):
     query, packed = scene
     with_it = meet(query, packed)
-    monkeypatch.setattr(native, "paths", lambda: ())
+    monkeypatch.setattr(kernels, "paths", lambda: ())
     assert kernels.best_kernel() == "exact"
     without = meet(query, packed)
     np.testing.assert_allclose(without.blocks, with_it.blocks, atol=0.03)
@@ -73,7 +75,7 @@ def test_without_the_library_torch_scores_the_same(monkeypatch, scene):
 def test_the_library_is_compiled_from_what_is_here(monkeypatch, tmp_path):
     build = hook()
     target = tmp_path / build._NAME
-    for source in ("maxsim.c", *(path.name for path in build._FOLDER.glob("*.h"))):
+    for source in (path.name for end in "ch" for path in build._FOLDER.glob(f"*.{end}")):
         (tmp_path / source).write_bytes((build._FOLDER / source).read_bytes())
     monkeypatch.setattr(build, "_FOLDER", tmp_path)
     assert build.build() == target
@@ -117,7 +119,7 @@ def test_what_the_loop_was_not_made_for_is_refused(scene):
         require_finite(np.array([[np.nan]], np.float32))
 
 
-COMPILED = pytest.mark.skipif(not native.paths(), reason="the package was built without a compiler")
+COMPILED = pytest.mark.skipif(not library.paths(), reason="the package was built without a compiler")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def large():
 
 @COMPILED
 def test_callers_at_once_do_not_mix_up_what_they_are_helped_with(large, monkeypatch):
-    monkeypatch.setattr(native, "_several_processors", lambda: True)
+    monkeypatch.setattr(native, "several_processors", lambda: True)
     query, packed = large
     queries = [query * sign + shift for sign in (1, -1) for shift in (0, 0.1, 0.2, 0.3)]
     wanted = [native.block_maxima(packed, one, 24, helped=False) for one in queries]
@@ -172,9 +174,9 @@ _HELPED = """
     import numpy as np
     from lir_agents.arrays import PackedTokens
     from lir_agents.codes import TokenCodec
-    from lir_agents.ranking import native
+    from lir_agents.native import maxsim as native
 
-    native._several_processors = lambda: True
+    native.several_processors = lambda: True
     codec = TokenCodec(64)
     packed = PackedTokens.pack([np.full((150, codec.width), n, np.uint8) for n in range(100)], codec)
     query = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)

@@ -1,28 +1,23 @@
-"""The compiled loop of `maxsim.c`, where there is one: made when the package is built (hatch_build.py)."""
+"""Block maxima of late interaction over packed codes: `maxsim.c`."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import LentTokens, PackedTokens
 from lir_agents.codes import TokenCodec, rotation
-from lir_agents.threads import available_processors
+from lir_agents.native.library import LANE, address, aligned, library, number_of, require, several_processors
 
-__all__ = ["Digits", "block_maxima", "depth", "paths"]
+__all__ = ["Digits", "block_maxima", "depth"]
 
-_NAME: Final = {"win32": "_maxsim.dll", "darwin": "_maxsim.dylib"}.get(sys.platform, "_maxsim.so")
-_PATHS: Final = ("portable", "avx2", "avx512_vnni", "amx_int8")
-
-_LANE, _TILE, _SHARE = 64, 16, 96
-"""What matrices are padded to and laid out by: the constants of these names in maxsim_paths.h and maxsim_turn.h."""
+_TILE, _SHARE = 16, 96
+"""What matrices are laid out by: the constants of these names in maxsim_paths.h and maxsim_turn.h."""
 
 
 class _Rotation(ctypes.Structure):
@@ -72,28 +67,16 @@ class Digits:
 
 @functools.cache
 def _library() -> Any:
-    """The library, or None where the package was built without a compiler."""
-    try:
-        library = ctypes.CDLL(str(Path(__file__).with_name(_NAME)))
-    except OSError:
-        return None
-    pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    library.lir_depth.argtypes, library.lir_depth.restype = [long, long], long
-    library.lir_block_maxima.argtypes = [
-        *(number, number, ctypes.POINTER(_Query), ctypes.POINTER(_Tokens)),
-        *(number, pointer, pointer, pointer),
-    ]
-    return library
-
-
-@functools.cache
-def paths() -> tuple[str, ...]:
-    """The ways through the loop that this processor has, slowest first; none without the library.
-
-    All give the same bits.
-    """
-    library = _library()
-    return () if library is None else _PATHS[: library.lir_best_path() + 1]
+    """The library, which knows now what it is given; None where there is none."""
+    found = library()
+    if found is not None:
+        pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+        found.lir_depth.argtypes, found.lir_depth.restype = [long, long], long
+        found.lir_block_maxima.argtypes = [
+            *(number, number, ctypes.POINTER(_Query), ctypes.POINTER(_Tokens)),
+            *(number, pointer, pointer, pointer),
+        ]
+    return found
 
 
 def depth(bits: int, width: int) -> int:
@@ -125,10 +108,7 @@ def block_maxima(
         ValueError: No such block or path, tokens that are vectors, or arrays that do not fit together.
         MemoryError: For some hundred kilobytes, or a few megabytes where a query has hundreds of tokens.
     """
-    codec, ways = tokens.codec, paths()
-    chosen = ways[-1] if path is None else path
-    if chosen not in ways:
-        raise ValueError(f"no path {chosen!r} on this processor, but {', '.join(ways)}")
+    codec, way = tokens.codec, number_of(path)
     if block not in (8, 16, 24, 48):
         raise ValueError(f"no blocks of {block} tokens")
     if codec is None:
@@ -138,23 +118,12 @@ def block_maxima(
     found = np.empty((most + lie.count, asked.queries), np.float32)
     blocks, passages, offsets = found[:most], found[most:], np.empty(lie.count + 1, np.int64)
     failed = _library().lir_block_maxima(
-        *(
-            paths().index(paths()[-1] if path is None else path),
-            helped and _several_processors(),
-            asked,
-            lie,
-            block,
-        ),
-        *(found.ctypes.data, passages.ctypes.data, offsets.ctypes.data),
+        *(way, helped and several_processors(), asked, lie, block),
+        *(address(found), address(passages), address(offsets)),
     )
     if failed:
         raise MemoryError("no memory to compare token vectors in")
     return blocks[: offsets[-1]], passages, offsets
-
-
-@functools.cache
-def _several_processors() -> bool:
-    return available_processors() > 1
 
 
 def _query(query: NDArray[np.float32] | Digits, codec: TokenCodec) -> _Query:
@@ -164,20 +133,14 @@ def _query(query: NDArray[np.float32] | Digits, codec: TokenCodec) -> _Query:
     asked.queries = len(query)
     if isinstance(query, Digits):
         values, scales = np.ascontiguousarray(query.values, np.int8), np.ascontiguousarray(query.scales, np.float32)
-        _require(values, (asked.queries, depth(codec.bits, codec.width)))
-        _require(scales, (asked.queries,))
-        asked.digits, asked.scales, asked.kept = values.ctypes.data, scales.ctypes.data, (blank, values, scales)
+        require(values, (asked.queries, depth(codec.bits, codec.width)))
+        require(scales, (asked.queries,))
+        asked.digits, asked.scales, asked.kept = address(values), address(scales), (blank, values, scales)
     else:
         vectors = np.ascontiguousarray(query, np.float32)
-        _require(vectors, (asked.queries, codec.dim))
-        asked.vectors, asked.kept = vectors.ctypes.data, (blank, vectors)
+        require(vectors, (asked.queries, codec.dim))
+        asked.vectors, asked.kept = address(vectors), (blank, vectors)
     return asked
-
-
-def _require(values: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """The library reads what it is told is there."""
-    if values.shape != shape:
-        raise ValueError(f"an array of {values.shape} where {shape} is wanted")
 
 
 @functools.cache
@@ -193,14 +156,14 @@ def _tokens(tokens: PackedTokens | LentTokens, codec: TokenCodec) -> _Tokens:
     """Where they lie, as the library wants to know it."""
     if isinstance(tokens, LentTokens):
         addresses, lengths = (np.ascontiguousarray(each, np.int64) for each in (tokens.addresses, tokens.lengths))
-        _require(addresses, lengths.shape)
-        lie = _Tokens(addresses.ctypes.data, lengths.ctypes.data, None, None, len(lengths))
+        require(addresses, lengths.shape)
+        lie = _Tokens(address(addresses), address(lengths), None, None, len(lengths))
         lie.kept = int(lengths.sum()), addresses, lengths
         return lie
     codes, offsets = np.ascontiguousarray(tokens.data, np.uint8), np.ascontiguousarray(tokens.offsets, np.int64)
-    lie = _Tokens(None, None, codes.ctypes.data, offsets.ctypes.data, len(tokens))
+    lie = _Tokens(None, None, address(codes), address(offsets), len(tokens))
     lie.kept = int(offsets[-1]), codes, offsets
-    _require(codes, (lie.kept[0], codec.width))
+    require(codes, (lie.kept[0], codec.width))
     return lie
 
 
@@ -210,24 +173,15 @@ def _rotation(dim: int) -> _Rotation:
     matrix = rotation(dim)
     largest = 127 * 256  # so that the upper byte is 127 at most
     worth = float(np.abs(matrix).max()) / largest
-    columns, rows = -(-dim // _SHARE) * _SHARE, -(-dim // _LANE) * _LANE
+    columns, rows = -(-dim // _SHARE) * _SHARE, -(-dim // LANE) * LANE
     units = np.zeros((columns, rows), np.int32)
     units[:dim, :dim] = np.rint(matrix.T / worth)
     upper = (units + 128) >> 8
     parts = np.stack([upper, units - 256 * upper]).astype(np.int8)
     tiled = parts.reshape(2, columns // _TILE, _TILE, rows // 4, 4).transpose(0, 1, 3, 2, 4)
-    plain, tiled, sums = _aligned(parts), _aligned(tiled), _aligned(parts.sum(axis=2, dtype=np.int32))
+    plain, tiled, sums = aligned(parts), aligned(tiled), aligned(parts.sum(axis=2, dtype=np.int32))
     found = _Rotation(worth=worth)
     for name, values in (("plain", plain), ("tiled", tiled), ("sums", sums)):
-        setattr(found, name, (ctypes.c_void_p * 2)(*(part.ctypes.data for part in values)))
+        setattr(found, name, (ctypes.c_void_p * 2)(*(address(part) for part in values)))
     found.kept = plain, tiled, sums
     return found
-
-
-def _aligned(values: NDArray[Any]) -> NDArray[Any]:
-    """A copy whose first byte begins a line of the cache, as each part of it does then."""
-    memory = np.empty(values.nbytes + _LANE, np.uint8)
-    start = -memory.ctypes.data % _LANE
-    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy

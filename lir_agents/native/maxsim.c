@@ -9,18 +9,11 @@
    (2 c - (2^bits - 1)) times half a step, which is why products are doubled and corrected at the end.
 
    Called through ctypes, which gives the interpreter's lock away. No allocation outlives a call; the only state is one
-   thread that waits to help (maxsim_helper.h). */
+   thread that waits to help (helper.h). */
 
+#include "helper.h"
 #include "maxsim_paths.h"
-
-#include "maxsim_helper.h"
 #include "maxsim_turn.h"
-
-#if defined(_WIN32)
-#define PUBLIC __declspec(dllexport)
-#else
-#define PUBLIC __attribute__((visibility("default")))
-#endif
 
 /* ------------------------------------------------------------------ the passages */
 
@@ -41,7 +34,8 @@ static const uint8_t *address_of(const Tokens *tokens, int64_t i, int width) {
     return tokens->codes ? tokens->codes + tokens->offsets[i] * width : tokens->addresses[i];
 }
 
-struct Work {
+typedef struct {
+    Work work;
     const Path *path;
     int amx, block;
     Plan plan;
@@ -52,7 +46,7 @@ struct Work {
     const float *scales;
     float *out, *whole;
     uint8_t *memory[2]; /* of looking_bytes, for whose work it is and for the helper */
-};
+} Comparing;
 
 enum { TAKEN = 4, WORTH_HELP = 4096 }; /* passages at a time; tokens that take longer than waking somebody up */
 
@@ -60,7 +54,7 @@ static size_t looking_bytes(const Plan *plan) {
     return (size_t)GROUP * plan->depth + (size_t)plan->tiles * TILE * 4 * GROUP;
 }
 
-static Ahead tokens_ahead(const Work *work, int64_t passage, int64_t from) {
+static Ahead tokens_ahead(const Comparing *work, int64_t passage, int64_t from) {
     if (from >= length_of(work->tokens, passage)) passage++, from = 0;
     if (passage >= work->tokens->count) return (Ahead){NULL, NULL};
     const int64_t left = length_of(work->tokens, passage) - from, width = work->plan.width;
@@ -68,7 +62,7 @@ static Ahead tokens_ahead(const Work *work, int64_t passage, int64_t from) {
     return (Ahead){at, at + (left < GROUP ? left : GROUP) * width};
 }
 
-static void look_into(const Work *work, int64_t passage, uint8_t *memory) {
+static void look_into(const Comparing *work, int64_t passage, uint8_t *memory) {
     const Plan *plan = &work->plan;
     const int64_t length = length_of(work->tokens, passage);
     const uint8_t *token = address_of(work->tokens, passage, plan->width);
@@ -89,7 +83,8 @@ static void look_into(const Work *work, int64_t passage, uint8_t *memory) {
 }
 
 /* Takes passages until none is left. */
-static void look_through(Work *work, int helping) {
+static void look_through(Work *shared, int helping) {
+    Comparing *work = (Comparing *)shared;
     TileConfig before;
     if (work->amx) take_tiles(&before);
     for (;;) {
@@ -118,9 +113,6 @@ static void tile(const Plan *plan, int8_t *out) {
 }
 
 /* ------------------------------------------------------------------ for callers */
-
-/* The last of the paths that runs here. */
-PUBLIC int lir_best_path(void) { return best_path(); }
 
 /* Bytes of an unpacked token: what a row of `digits` has. */
 PUBLIC int64_t lir_depth(int64_t bits, int64_t width) { return 8 / bits * (int64_t)lanes((int)width); }
@@ -160,7 +152,8 @@ PUBLIC int lir_block_maxima(int path, int helped, const Query *query, const Toke
     }
 
     plan.plain = plain, plan.tiled = tiled;
-    Work work = {&paths[path], path == AMX, block, plan, tokens, blocks, 0, less, scales, out, whole, {own, of_helper}};
+    Comparing work = {{look_through}, &paths[path], path == AMX, block, plan, tokens, blocks, 0, less, scales, out,
+                      whole, {own, of_helper}};
     if (query->digits) {
         memcpy(plain, query->digits, (size_t)plan.queries * plan.depth);
         memcpy(scales, query->scales, (size_t)plan.queries * 4);
@@ -172,9 +165,7 @@ PUBLIC int lir_block_maxima(int path, int helped, const Query *query, const Toke
     }
     corrections(&plan, less);
     tile(&plan, tiled);
-    const int hired = helped && all >= WORTH_HELP && hire(&work);
-    look_through(&work, 0);
-    if (hired) dismiss(&work);
+    work_through(&work.work, helped && all >= WORTH_HELP);
     free(memory);
     return 0;
 }

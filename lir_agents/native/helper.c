@@ -1,12 +1,6 @@
-/* One thread that helps whoever compares many tokens: half of that time is spent waiting for memory, and a second core
-   waits for memory of its own. A part of maxsim.c.
+#include "helper.h"
 
-   It is made when it is first wanted, by a thread whose processors are its own from then on; where the system gives no
-   thread, there is none to the end of the process. It sleeps until then, and helps one caller at a time; everybody else
-   does without, nobody waits for it to be free. It does not survive a fork: the child's first call makes another. */
-
-typedef struct Work Work;
-static void look_through(Work *work, int helping);
+#include "processor.h"
 
 #if defined(_WIN32)
 
@@ -37,7 +31,7 @@ static void *help(void *unused) {
         helper.next = NULL;
         __atomic_store_n(&helper.now, work, __ATOMIC_RELEASE);
         pthread_mutex_unlock(&helper.lock);
-        look_through(work, 1);
+        work->share(work, 1);
         pthread_mutex_lock(&helper.lock);
         __atomic_store_n(&helper.now, NULL, __ATOMIC_RELEASE);
     }
@@ -93,3 +87,9 @@ static void dismiss(Work *work) {
 }
 
 #endif
+
+void work_through(Work *work, int helped) {
+    const int hired = helped && hire(work);
+    work->share(work, 0);
+    if (hired) dismiss(work);
+}

@@ -1,19 +1,9 @@
 /* What a processor does best with packed codes: how tokens are unpacked, multiplied with a query, and the largest
    products of a block found. All sums are integers, so every path gives the same bits. A part of maxsim.c. */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "processor.h"
 
-#if defined(__x86_64__) || defined(_M_X64)
-#define X86 1
-#include <cpuid.h>
-#include <immintrin.h>
-#endif
-
-enum { PORTABLE = 0, AVX2 = 1, VNNI = 2, AMX = 3 };
-enum { LANE = 64, TILE = 16, GROUP = 48 };
+enum { TILE = 16, GROUP = 48 };
 
 typedef struct {
     int bits, planes, width; /* bytes of a stored token */
@@ -23,8 +13,6 @@ typedef struct {
     const int8_t *plain;     /* [queries][depth] */
     const int8_t *tiled;     /* [tiles][depth / 64][16 rows of 4 dimensions][16 queries][4] */
 } Plan;
-
-static int lanes(int bytes) { return (bytes + LANE - 1) / LANE * LANE; }
 
 static Plan plan_of(int bits, int width, int queries, const int8_t *plain, const int8_t *tiled) {
     const int planes = 8 / bits;
@@ -254,30 +242,10 @@ __attribute__((target("amx-tile"))) static void return_tiles(const TileConfig *b
         _tile_release();
 }
 
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-static int tiles_permitted(void) { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
-#else
-static int tiles_permitted(void) { return 0; }
-#endif
-
-static int best_path(void) {
-    uint32_t a, b, c, d, low, high;
-    if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & (1u << 27))) return PORTABLE; /* OSXSAVE */
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return PORTABLE;
-    const int vnni = (b >> 16 & 1) && (b >> 30 & 1) && (c >> 11 & 1); /* AVX-512 F, BW, VNNI */
-    if ((low & 0xe6) != 0xe6 || !vnni) return AVX2;
-    const int amx = (d >> 24 & 1) && (d >> 25 & 1) && (low >> 17 & 3) == 3;
-    return amx && tiles_permitted() ? AMX : VNNI;
-}
-
 #else
 typedef char TileConfig;
 static void take_tiles(TileConfig *before) { (void)before; }
 static void return_tiles(const TileConfig *before) { (void)before; }
-static int best_path(void) { return PORTABLE; }
 #endif
 
 /* ------------------------------------------------------------------ all of them */
