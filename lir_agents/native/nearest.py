@@ -108,7 +108,7 @@ def bounds(
         raise ValueError(f"places of more than {n} codes")
     require(codes.scales, (n,))
     require(codes.errors, (n,))
-    kept = (
+    kept: tuple[NDArray[Any], ...] = (
         np.ascontiguousarray(codes.values, np.int8),
         np.ascontiguousarray(codes.scales, np.float32),
         np.ascontiguousarray(codes.errors, np.float32),

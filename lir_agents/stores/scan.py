@@ -230,8 +230,8 @@ def _bounds(
     codes: Codes, places: NDArray[np.int32], vectors: Sequence[Digits], k: int, rounding: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What `native.nearest.bounds` does, to the last bit, where nothing was compiled."""
-    values, scales, errors = (part.take(places, axis=0) for part in (codes.values, codes.scales, codes.errors))
-    products = _products(values, np.concatenate([vector.values for vector in vectors]).T)
+    scales, errors = codes.scales.take(places), codes.errors.take(places)
+    products = _products(codes.values.take(places, axis=0), np.concatenate([vector.values for vector in vectors]).T)
     upper, least = np.empty((len(vectors), len(places)), np.float32), np.empty(len(vectors), np.float32)
     for i, vector in enumerate(vectors):
         scores = products[:, 2 * i + 1].astype(np.float32)
