@@ -28,6 +28,7 @@ typedef struct {
 
 /* Codes that are looked at together, that a thread takes at a time, and how many codes early one is asked for. */
 enum { BLOCK = 48, TAKEN = 32 * BLOCK, AHEAD = 24 };
+enum { UNKNOWN = -1 };
 enum { WORTH_HELP = 8 << 20 }; /* bytes that take longer to read than waking somebody up */
 
 /* ------------------------------------------------------------------ two products of each code */
@@ -231,6 +232,20 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) static void look_a
 }
 #endif
 
+/* places: int32 [rows + 1], written: of the allowed rows, ascending, those that lie somewhere.
+   position: int32 [rows], where each row lies, or UNKNOWN, or less where it is known to lie nowhere.
+   Returns how many, or -1 where an allowed row is unknown. */
+PUBLIC int64_t lir_places(const uint8_t *allowed, const int32_t *position, int64_t rows, int32_t *places) {
+    int64_t count = 0;
+    int unknown = 0;
+    for (int64_t row = 0; row < rows; row++) { /* without branches: masks are as random as any */
+        places[count] = position[row];
+        count += (allowed[row] != 0) & (position[row] >= 0);
+        unknown |= (allowed[row] != 0) & (position[row] == UNKNOWN);
+    }
+    return unknown ? -1 : count;
+}
+
 /* upper: float32 [count][codes->count], the largest that each product can be.
    least: float32 [count], the k-th largest of the least that each can be, for every vector.
    k: at least 1 and at most codes->count. path: 0 to lir_best_path. helped: whether a second thread may help.
@@ -243,6 +258,7 @@ PUBLIC int lir_bounds(int path, int helped, const Codes *codes, const Vector *ve
     float *values = (float *)(largest + heads);
     for (size_t i = 0; i < heads; i++) largest[i] = (Largest){values + i * (size_t)k, 0, k};
     Scan scan = {{look_portable}, multiply_portable, codes, vectors, count, rounding, upper, {largest, largest + count}, 0};
+    (void)path; /* elsewhere there is but one */
 #ifdef X86
     if (path >= AVX2) scan.multiply = multiply_avx2, scan.work.share = look_avx2;
     if (path >= VNNI) scan.multiply = multiply_vnni, scan.work.share = look_avx512;

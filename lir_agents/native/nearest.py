@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lir_agents.arrays import RowMask
 from lir_agents.native.library import LANE, address, library, number_of, require, several_processors
 
-__all__ = ["Codes", "Digits", "bounds"]
+__all__ = ["Codes", "Digits", "bounds", "places_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,28 @@ def _library() -> Any:
         *(ctypes.c_int, ctypes.c_int, ctypes.POINTER(_Codes), ctypes.POINTER(_Vector), ctypes.c_int),
         *(ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, ctypes.c_void_p),
     ]
+    found.lir_places.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    found.lir_places.restype = ctypes.c_int64
     return found
+
+
+def places_of(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Where the allowed rows lie.
+
+    Args:
+        allowed: bool [any length].
+        position: int32 [rows], where each row lies, -1 where nobody knows, less where it lies nowhere.
+
+    Returns:
+        int32 [<= rows], by ascending row, without those that lie nowhere; None if an allowed row is unknown.
+    """
+    known = min(len(allowed), len(position))
+    if allowed[known:].any():
+        return None
+    mask, where = np.ascontiguousarray(allowed, np.bool_), np.ascontiguousarray(position, np.int32)
+    places = np.empty(known + 1, np.int32)
+    count = _library().lir_places(address(mask), address(where), known, address(places))
+    return None if count < 0 else places[:count]
 
 
 def bounds(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
 from lir_agents.native.library import paths
-from lir_agents.native.nearest import Codes, Digits, bounds
+from lir_agents.native.nearest import Codes, Digits, bounds, places_of
 
 __all__ = ["ResidentMatrix", "VectorSource"]
 
@@ -113,15 +113,11 @@ class ResidentMatrix:
     ) -> list[tuple[Rows, NDArray[np.float32]]]:
         """`search` for each vector. What takes the time is reading the codes, and four vectors read them once; no
         bit of what one of them finds depends on the others."""
-        rows = np.flatnonzero(allowed)
-        state, places = self._with(rows)
-        held = places >= 0
-        if not held.all():
-            rows, places = rows[held], places[held]
-        if len(rows) <= 2 * k:
-            return [self.rank(vector, rows, k) for vector in vectors]
+        state, places = self._with(allowed)
+        if len(places) <= 2 * k:
+            return [self.rank(vector, state.row[places], k) for vector in vectors]
         close = _close(state, places, vectors, k)
-        return [self.rank(vector, rows[near], k) for vector, near in zip(vectors, close, strict=True)]
+        return [self.rank(vector, state.row[places[near]], k) for vector, near in zip(vectors, close, strict=True)]
 
     def rank(self, vector: NDArray[np.float32], rows: Rows, k: int) -> tuple[Rows, NDArray[np.float32]]:
         """The k best of `rows` by stored vector, best first, ties by row; rows that `source` lacks are left out."""
@@ -145,18 +141,20 @@ class ResidentMatrix:
             np.empty((0, self._dim), np.int8), none, none, np.empty(0, np.int64), np.empty(0, np.int32), 0, 0
         )
 
-    def _with(self, rows: Rows) -> tuple[_State, NDArray[np.int32]]:
-        """A state that knows these ascending rows, read from `source` where none did, and their places in it."""
+    def _with(self, allowed: RowMask) -> tuple[_State, NDArray[np.int32]]:
+        """A state that knows all allowed rows, read from `source` where none did, and the places of those it holds."""
         state = self._state
-        places = _places(state, rows)
-        if (places != _UNKNOWN).all():
+        if (places := _places(state, allowed)) is not None:
             return state, places
         with self._lock:
-            state = self._state
-            unknown = rows[_places(state, rows) == _UNKNOWN]
+            state, rows = self._state, np.flatnonzero(allowed)
+            known = int(np.searchsorted(rows, len(state.position)))
+            unknown = np.append(rows[:known][state.position[rows[:known]] == _UNKNOWN], rows[known:])
             if len(unknown):
                 state = self._state = self._read(state, unknown)
-        return state, _places(state, rows)
+        places = _places(state, allowed)
+        assert places is not None  # what was unknown has been read
+        return state, places
 
     def _read(self, state: _State, unknown: Rows) -> _State:
         state = _with_room(state, len(unknown), int(unknown[-1]) + 1)
@@ -169,11 +167,16 @@ class ResidentMatrix:
         return state
 
 
-def _places(state: _State, rows: Rows) -> NDArray[np.int32]:
-    """Where each of the ascending rows lies, or _UNKNOWN, or _ABSENT."""
-    known = int(np.searchsorted(rows, len(state.position)))
-    places = state.position[rows[:known]]
-    return places if known == len(rows) else np.append(places, np.full(len(rows) - known, _UNKNOWN, np.int32))
+def _places(state: _State, allowed: RowMask) -> NDArray[np.int32] | None:
+    """Where the allowed rows lie that lie somewhere, by row; None if one is unknown."""
+    return places_of(allowed, state.position) if paths() else _places_of(allowed, state.position)
+
+
+def _places_of(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """What `native.nearest.places_of` does, where nothing was compiled."""
+    known = min(len(allowed), len(position))
+    found = position[:known][allowed[:known]]
+    return None if allowed[known:].any() or (found == _UNKNOWN).any() else found[found >= 0]
 
 
 def _with_room(state: _State, more: int, rows: int) -> _State:

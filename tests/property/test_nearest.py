@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lir_agents.native import nearest
 from lir_agents.native.library import paths
-from lir_agents.native.nearest import Codes, Digits, bounds
+from lir_agents.native.nearest import Codes, Digits, bounds, places_of
 from lir_agents.stores import scan
 from lir_agents.stores.scan import ResidentMatrix
 
@@ -55,6 +55,32 @@ def test_every_path_gives_the_bits_of_numpy(seed, count, dim, vectors, k, share,
         found = bounds(codes, places, asked, k, ROUNDING, path)
         np.testing.assert_array_equal(found[0], upper)
         np.testing.assert_array_equal(found[1], least)
+
+
+@COMPILED
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(0, 70),
+    positions=st.integers(0, 70),
+    unknown=st.sampled_from([0.0, 0.02, 0.5]),
+)
+def test_places_are_those_of_numpy(seed, rows, positions, unknown) -> None:
+    rng = np.random.default_rng(seed)
+    allowed = rng.random(rows) < 0.5
+    position = rng.permutation(positions).astype(np.int32)
+    position[rng.random(positions) < 0.2] = -2
+    position[rng.random(positions) < unknown] = -1
+    found, wanted = places_of(allowed, position), scan._places_of(allowed, position)
+    if wanted is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (
+            found.tolist()
+            == wanted.tolist()
+            == [at for row, at in enumerate(position) if row < rows and allowed[row] and at >= 0]
+        )
 
 
 @COMPILED
@@ -115,7 +141,7 @@ def test_nothing_behind_the_last_code_is_read() -> None:
         import ctypes, mmap
         import numpy as np
         from lir_agents.native.library import paths
-        from lir_agents.native.nearest import Codes, Digits, bounds
+        from lir_agents.native.nearest import Codes, Digits, bounds, places_of
         page = mmap.PAGESIZE
         memory = mmap.mmap(-1, 2 * page)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
