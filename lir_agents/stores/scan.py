@@ -142,7 +142,7 @@ class ResidentMatrix:
         )
 
     def _with(self, allowed: RowMask) -> tuple[_State, NDArray[np.int32]]:
-        """A state that knows all allowed rows, read from `source` where none did, and the places of those it holds."""
+        """A state that knows all allowed rows, read from `source` where none did; and where they lie, by row."""
         state = self._state
         if (places := _places(state, allowed)) is not None:
             return state, places
