@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder, QueryText
-from lir_agents.errors import InputError
+from lir_agents.errors import InputError, LirError
 from lir_agents.governed import GovernedIndex
 from lir_agents.graph.candidates import find_candidates
 from lir_agents.graph.context import RetrievalContext
@@ -191,11 +192,15 @@ class LateInteractionIndex(GovernedIndex):
     # ------------------------------------------------------------ search
 
     def warm_up(self) -> None:
-        """Reads the model, as the first text of a process otherwise does.
+        """Reads what the first search of a process otherwise does: the model, and the vectors that are scanned.
 
-        It takes some hundred milliseconds, which most budgets do not have.
+        It takes some hundred milliseconds, and a second for every 100,000 passages, which most budgets do not have.
+        What cannot be read is no error here: the searches that do without it say so.
         """
-        self.rooms.encoder.encode_queries([QueryText("ready?")])
+        rooms = self.rooms
+        (encoding,) = rooms.encoder.encode_queries([QueryText("ready?")])
+        with suppress(LirError):
+            rooms.vectors.search(encoding.pooled, 1, rooms.catalog.snapshot().live)  # found is nothing that stays
 
     def candidates(
         self,

@@ -35,9 +35,9 @@ enum { WORTH_HELP = 8 << 20 }; /* bytes that take longer to read than waking som
 
 typedef struct {
     const Codes *codes;
-    const int32_t *places; /* [rows] */
+    const int32_t *places; /* [rows], and as many as are left behind them */
     int rows;              /* <= BLOCK */
-    int first_look;        /* whether the codes still have to come from memory */
+    int64_t left;          /* places that will be wanted, these included; 0: their codes are here already */
     const int8_t *digits[2];
     int32_t *sums[2]; /* [BLOCK], written */
 } Products;
@@ -46,8 +46,7 @@ static inline const int8_t *code(const Codes *codes, int32_t place) { return cod
 
 /* A code that will be wanted soon, to be asked for; at the end, one that is there already. */
 static inline const int8_t *ahead(const Products *p, int r) {
-    const int32_t *at = p->places + r + AHEAD, *last = p->codes->places + p->codes->count - 1;
-    return code(p->codes, p->first_look && at < last ? *at : p->places[0]);
+    return code(p->codes, p->places[r + AHEAD < p->left ? r + AHEAD : 0]);
 }
 
 static void multiply_portable(const Products *p) {
@@ -201,7 +200,7 @@ INLINE void look_at(const Scan *scan, int64_t from, int rows, int i, Largest *la
     const Vector *vector = scan->vectors + i;
     int32_t sums[2][BLOCK];
     float lower[BLOCK];
-    const Products products = {codes, codes->places + from, rows, !i,
+    const Products products = {codes, codes->places + from, rows, i ? 0 : codes->count - from,
                                {vector->digits, vector->digits + lanes(codes->dim)}, {sums[0], sums[1]}};
     scan->multiply(&products);
     bound(scan, &products, vector, scan->upper + i * codes->count + from, lower);

@@ -57,6 +57,30 @@ def test_unchanged_documents_are_not_encoded_again(index, encoder):
     assert index.stats()["epoch"] == epoch
 
 
+def test_warming_up_reads_the_vectors_that_a_first_search_would(quick_path, encoder, monkeypatch):
+    path = quick_path / "warm.lir"
+    with LateInteractionIndex.open(path, encoder=encoder) as index:
+        index.warm_up()  # there is nothing to read
+        index.add(handbook())
+    with LateInteractionIndex.open(path, encoder=encoder) as index:
+        events, vectors = index.audit.size, index.rooms.vectors
+        assert vectors.resident_bytes == 0
+        index.warm_up()
+        held = vectors.resident_bytes
+        assert held > 0
+        assert index.search("which edition", k=3).hits
+        assert vectors.resident_bytes == held
+        assert index.audit.size == events + 1  # warming up tells nobody anything
+    with LateInteractionIndex.open(path, encoder=encoder) as index:
+
+        def away(*_: Any) -> Any:
+            raise StoreError("is away", store="vectors", operation="search")
+
+        monkeypatch.setattr(index.rooms.vectors, "search", away)
+        index.warm_up()
+        assert index.search("which edition", k=3).coverage.stages["first_stage"].status == "failed"
+
+
 def test_a_changed_document_gets_a_version_and_its_old_one_retires(index, encoder):
     index.add(handbook(1))
     encoder.documents.clear()
