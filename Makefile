@@ -16,7 +16,7 @@ help: ## Show this list
 install: $(STAMP) ## Create .venv and install the package with its development tools
 
 # torch first and by itself: pip then takes the build that the machine's own index offers, before anything else asks.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard lir_agents/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -49,7 +49,8 @@ def build() -> Path | None:
         sources = [str(source) for source in sorted(_FOLDER.glob("*.c"))]
         subprocess.run([*command, *_OPTIONS, "-o", str(draft), *sources], check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"lir-agents: nothing was compiled ({error}); scoring runs in torch, slower.", file=sys.stderr)  # noqa: T201
+        instead = "scoring runs in torch and the scan of vectors in NumPy, slower."
+        print(f"lir-agents: nothing was compiled ({error}); {instead}", file=sys.stderr)  # noqa: T201
         return None
     draft.replace(target)  # a process that has the old one mapped keeps it
     return target

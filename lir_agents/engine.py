@@ -18,7 +18,7 @@ from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings, load_settings
 from lir_agents.encoding.base import Encoder, QueryText
-from lir_agents.errors import InputError, LirError
+from lir_agents.errors import InputError, IntegrityError, StoreError
 from lir_agents.governed import GovernedIndex
 from lir_agents.graph.candidates import find_candidates
 from lir_agents.graph.context import RetrievalContext
@@ -191,16 +191,24 @@ class LateInteractionIndex(GovernedIndex):
 
     # ------------------------------------------------------------ search
 
-    def warm_up(self) -> None:
-        """Reads what the first search of a process otherwise does: the model, and the vectors that are scanned.
+    def warm_up(self, *, vectors: bool = True) -> None:
+        """Reads what the first search of a process otherwise does, which most budgets have no time for.
 
-        It takes some hundred milliseconds, and a second for every 100,000 passages, which most budgets do not have.
-        What cannot be read is no error here: the searches that do without it say so.
+        The model takes some hundred milliseconds, the vectors of all live passages a second for every 100,000.
+        Where these cannot be read, searches do without, and say so in their coverage: that is no error here.
+
+        Args:
+            vectors: Whether to read vectors, too: not worth it for one search by one who may read few passages.
+
+        Raises:
+            StoreError: The catalog cannot be read.
         """
         rooms = self.rooms
         (encoding,) = rooms.encoder.encode_queries([QueryText("ready?")])
-        with suppress(LirError):
-            rooms.vectors.search(encoding.pooled, 1, rooms.catalog.snapshot().live)  # found is nothing that stays
+        if vectors:
+            live = rooms.catalog.snapshot().live
+            with suppress(StoreError, IntegrityError):
+                rooms.vectors.search(encoding.pooled, 1, live)  # looks at all of them; what it finds goes nowhere
 
     def candidates(
         self,

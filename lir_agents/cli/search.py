@@ -38,7 +38,7 @@ def run(request: Request, index_dir: Path, *, as_json: bool) -> int:
 
     with LateInteractionIndex.open(index_dir, create=False) as index:
         if request.budget_ms is not None:
-            index.warm_up()
+            index.warm_up(vectors=asker is None)
         result = index.search(
             request.query,
             k=request.k,

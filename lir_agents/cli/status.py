@@ -146,7 +146,10 @@ def _scoring() -> str:
 
     if ways := paths():
         return f"compiled, by {ways[-1]}"
-    return "in torch, slower: the package was built without a C compiler. Install it again where there is one"
+    return (
+        "in torch, and the scan of vectors in NumPy, slower: no library was compiled that runs here. "
+        "Install it again where there is a C compiler"
+    )
 
 
 def _encoder() -> str:

@@ -1,5 +1,5 @@
-"""Loops that touch every vector, compiled when the package is built (hatch_build.py), and called through ctypes.
+"""Loops that touch every vector: in C, compiled when the package is built (hatch_build.py), called through ctypes.
 
-They know nothing of Python, and give its lock away while they run. Where there was no compiler there is no library,
-and who calls does the same with NumPy or torch.
+The C knows nothing of Python, and whoever calls it gives Python's lock away until it returns. Where there was no
+compiler there is no library, and NumPy or torch does the same.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,17 +19,49 @@ __all__ = ["LANE", "address", "aligned", "library", "number_of", "paths", "requi
 _NAME: Final = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 _PATHS: Final = ("portable", "avx2", "avx512_vnni", "amx_int8")
 
+_LAYOUT: Final = 2
+"""What the structures of the sources look like: the constant of this name in processor.c. They change together."""
+
+_NUMBER, _LONG, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+_FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "lir_best_path": (_NUMBER, ()),
+    "lir_depth": (_LONG, (_LONG, _LONG)),
+    "lir_block_maxima": (
+        _NUMBER,
+        (_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER),
+    ),
+    "lir_places": (_LONG, (_POINTER, _POINTER, _LONG, _POINTER)),
+    "lir_product_bounds": (
+        _NUMBER,
+        (_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _LONG, ctypes.c_float, _POINTER, _POINTER),
+    ),
+}
+
 LANE: Final = 64
 """Bytes that rows are padded to: the constant of this name in processor.h."""
 
 
 @functools.cache
 def library() -> Any:
-    """The library, or None where the package was built without a compiler."""
+    """The library, or None where there is none that runs here. Warns of one that was compiled from other sources.
+
+    Its functions are told what they take when it is loaded, before anybody else has it: a function that knows
+    nothing of its arguments cuts addresses in half.
+    """
     try:
-        return ctypes.CDLL(str(Path(__file__).with_name(_NAME)))
+        found = ctypes.CDLL(str(Path(__file__).with_name(_NAME)))
+        if found.lir_layout() != _LAYOUT:
+            raise AttributeError("another layout")
+        for name, (result, takes) in _FUNCTIONS.items():
+            function = getattr(found, name)
+            function.restype, function.argtypes = result, takes
     except OSError:
         return None
+    except AttributeError:
+        remedy = "run `python hatch_build.py`, or install the package again"
+        warnings.warn(f"{_NAME} was compiled from other sources and is not used: {remedy}", stacklevel=2)
+        return None
+    return found
 
 
 @functools.cache
@@ -44,7 +77,7 @@ def number_of(path: str | None) -> int:
     """What the library calls a path; None is the fastest.
 
     Raises:
-        ValueError: There is no such path on this processor.
+        ValueError: There is no such path on this processor, or no library.
     """
     ways = paths()
     chosen = ways[-1] if path is None and ways else path

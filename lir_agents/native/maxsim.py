@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,23 +64,9 @@ class Digits:
         return len(self.values)
 
 
-@functools.cache
-def _library() -> Any:
-    """The library, which knows now what it is given; None where there is none."""
-    found = library()
-    if found is not None:
-        pointer, number, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-        found.lir_depth.argtypes, found.lir_depth.restype = [long, long], long
-        found.lir_block_maxima.argtypes = [
-            *(number, number, ctypes.POINTER(_Query), ctypes.POINTER(_Tokens)),
-            *(number, pointer, pointer, pointer),
-        ]
-    return found
-
-
 def depth(bits: int, width: int) -> int:
     """Bytes of an unpacked token: what a row of query digits has."""
-    return int(_library().lir_depth(bits, width))
+    return int(library().lir_depth(bits, width))
 
 
 def block_maxima(
@@ -117,8 +102,8 @@ def block_maxima(
     most = lie.kept[0] // block + lie.count
     found = np.empty((most + lie.count, asked.queries), np.float32)
     blocks, passages, offsets = found[:most], found[most:], np.empty(lie.count + 1, np.int64)
-    failed = _library().lir_block_maxima(
-        *(way, helped and several_processors(), asked, lie, block),
+    failed = library().lir_block_maxima(
+        *(way, helped and several_processors(), ctypes.byref(asked), ctypes.byref(lie), block),
         *(address(found), address(passages), address(offsets)),
     )
     if failed:

@@ -3,7 +3,7 @@
 
    A vector comes in two digits, so each product is two sums of integers, which every path gives alike; what is done in
    float32 after it is done number by number, and hatch_build.py forbids to fuse products with sums. Codes are read once
-   for all vectors: a block of them stays in the first cache. No allocation outlives a call. */
+   for all vectors: a block of them stays in the nearest caches. No allocation outlives a call. */
 
 #include "helper.h"
 #include "processor.h"
@@ -29,7 +29,7 @@ typedef struct {
 /* Codes that are looked at together, that a thread takes at a time, and how many codes early one is asked for. */
 enum { BLOCK = 48, TAKEN = 32 * BLOCK, AHEAD = 24 };
 enum { UNKNOWN = -1 };
-enum { WORTH_HELP = 8 << 20 }; /* bytes that take longer to read than waking somebody up */
+enum { WORTH_HELP = 8 << 20 }; /* bytes, for each vector, that take longer than waking somebody up */
 
 /* ------------------------------------------------------------------ two products of each code */
 
@@ -249,8 +249,8 @@ PUBLIC int64_t lir_places(const uint8_t *allowed, const int32_t *position, int64
    least: float32 [count], the k-th largest of the least that each can be, for every vector.
    k: at least 1 and at most codes->count. path: 0 to lir_best_path. helped: whether a second thread may help.
    Returns 0, or -1 where there is no memory. */
-PUBLIC int lir_bounds(int path, int helped, const Codes *codes, const Vector *vectors, int count, int64_t k,
-                      float rounding, float *upper, float *least) {
+PUBLIC int lir_product_bounds(int path, int helped, const Codes *codes, const Vector *vectors, int count, int64_t k,
+                              float rounding, float *upper, float *least) {
     const size_t heads = (size_t)2 * count;
     Largest *largest = malloc(heads * sizeof *largest + heads * (size_t)k * sizeof(float) + 1);
     if (!largest) return -1;
@@ -262,7 +262,7 @@ PUBLIC int lir_bounds(int path, int helped, const Codes *codes, const Vector *ve
     if (path >= AVX2) scan.multiply = multiply_avx2, scan.work.share = look_avx2;
     if (path >= VNNI) scan.multiply = multiply_vnni, scan.work.share = look_avx512;
 #endif
-    work_through(&scan.work, helped && codes->count * codes->dim >= WORTH_HELP);
+    work_through(&scan.work, helped && codes->count * codes->dim * count >= WORTH_HELP);
     for (int i = 0; i < count; i++) {
         const Largest *of_helper = largest + count + i;
         for (int64_t j = 0; j < of_helper->held; j++) push(largest + i, of_helper->values[j]);

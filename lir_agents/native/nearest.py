@@ -1,28 +1,34 @@
-"""What vectors can be alike, by int8 codes: `nearest.c`."""
+"""Which vectors can be alike, by int8 codes: `nearest.c`, or the same bits by NumPy where nothing was compiled."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask
-from lir_agents.native.library import LANE, address, library, number_of, require, several_processors
+from lir_agents.native.library import LANE, address, library, number_of, paths, require, several_processors
 
-__all__ = ["Codes", "Digits", "bounds", "places_of"]
+__all__ = ["UNKNOWN", "VectorCodes", "VectorDigits", "places_of", "product_bounds"]
+
+
+UNKNOWN: Final = -1
+"""The place of a row that nobody has read yet."""
+
+_AT_ONCE: Final = 8192
+"""Codes that NumPy multiplies at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Codes:
+class VectorCodes:
     """Vectors that were rounded to bytes.
 
     Attributes:
-        values: int8 [n, dim].
+        values: int8 [n, dim], in [-127, 127]; dim <= 130,000, so that sums fit 32 bits.
         scales: float32 [n], a code times its scale is about the vector.
         errors: float32 [n], the length of what rounding lost.
     """
@@ -33,11 +39,11 @@ class Codes:
 
 
 @dataclass(frozen=True, slots=True)
-class Digits:
+class VectorDigits:
     """A vector in two digits of 8 bits.
 
     Attributes:
-        values: int8 [2, dim], the first digit and the second, which counts 254ths of the first.
+        values: int8 [2, dim], in [-127, 127]: the first digit and the second, which counts 254ths of the first.
         unit: What a first digit is worth.
         lost: The length of what both lose.
     """
@@ -63,24 +69,12 @@ class _Vector(ctypes.Structure):
     _fields_ = (("digits", ctypes.c_void_p), ("unit", ctypes.c_float), ("lost", ctypes.c_float))
 
 
-@functools.cache
-def _library() -> Any:
-    found = library()
-    found.lir_bounds.argtypes = [
-        *(ctypes.c_int, ctypes.c_int, ctypes.POINTER(_Codes), ctypes.POINTER(_Vector), ctypes.c_int),
-        *(ctypes.c_int64, ctypes.c_float, ctypes.c_void_p, ctypes.c_void_p),
-    ]
-    found.lir_places.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
-    found.lir_places.restype = ctypes.c_int64
-    return found
-
-
 def places_of(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
     """Where the allowed rows lie.
 
     Args:
         allowed: bool [any length].
-        position: int32 [rows], where each row lies, -1 where nobody knows, less where it lies nowhere.
+        position: int32 [rows], where each row lies, UNKNOWN, or less where it lies nowhere.
 
     Returns:
         int32 [<= rows], by ascending row, without those that lie nowhere; None if an allowed row is unknown.
@@ -88,16 +82,18 @@ def places_of(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32
     known = min(len(allowed), len(position))
     if allowed[known:].any():
         return None
+    if not paths():
+        return _places_by_numpy(allowed[:known], position[:known])
     mask, where = np.ascontiguousarray(allowed, np.bool_), np.ascontiguousarray(position, np.int32)
     places = np.empty(known + 1, np.int32)
-    count = _library().lir_places(address(mask), address(where), known, address(places))
+    count = library().lir_places(address(mask), address(where), known, address(places))
     return None if count < 0 else places[:count]
 
 
-def bounds(
-    codes: Codes,
+def product_bounds(
+    codes: VectorCodes,
     places: NDArray[np.int32],
-    vectors: Sequence[Digits],
+    vectors: Sequence[VectorDigits],
     k: int,
     rounding: float,
     path: str | None = None,
@@ -112,7 +108,7 @@ def bounds(
         vectors: Of length 1.
         k: Between 1 and m.
         rounding: A bound on what float32 loses.
-        path: One of `library.paths()`; None for the fastest.
+        path: One of `library.paths()`; None for the fastest, or NumPy where there is none.
         helped: Whether a second thread may help where there is a processor for it. The bits are the same.
 
     Returns:
@@ -120,16 +116,21 @@ def bounds(
 
     Raises:
         ValueError: No such path, place or k, or arrays that do not fit together.
-        MemoryError: For 8 k bytes a vector.
+        MemoryError: For 8 k bytes a vector, beside the 4 m of what is returned.
     """
     n, dim = codes.values.shape
-    way, m, line = number_of(path), len(places), -(-dim // LANE) * LANE
+    m, line = len(places), -(-dim // LANE) * LANE
     if not 1 <= k <= m:
         raise ValueError(f"k is {k} of {m}")
-    if int(places.view(np.uint32).max()) >= n:  # a negative one is large, too
-        raise ValueError(f"places of more than {n} codes")
+    if places.dtype != np.int32 or int(places.view(np.uint32).max()) >= n:  # a negative one is large, too
+        raise ValueError(f"places that are {places.dtype}, or of more than {n} codes")
     require(codes.scales, (n,))
     require(codes.errors, (n,))
+    for vector in vectors:
+        require(vector.values, (2, dim))
+    if path is None and not paths():
+        return _bounds_by_numpy(codes, places, vectors, k, rounding)
+    way = number_of(path)
     kept: tuple[NDArray[Any], ...] = (
         np.ascontiguousarray(codes.values, np.int8),
         np.ascontiguousarray(codes.scales, np.float32),
@@ -138,7 +139,6 @@ def bounds(
     )
     digits = np.zeros((len(vectors), 2, line), np.int8)
     for i, vector in enumerate(vectors):
-        require(vector.values, (2, dim))
         digits[i, :, :dim] = vector.values
     first = address(digits)
     asked = (_Vector * len(vectors))(
@@ -146,10 +146,43 @@ def bounds(
     )
     upper, least = np.empty((len(vectors), m), np.float32), np.empty(len(vectors), np.float32)
     lie = _Codes(*map(address, kept), m, dim)
-    failed = _library().lir_bounds(
-        *(way, helped and several_processors(), lie, asked, len(vectors), k, rounding),
+    failed = library().lir_product_bounds(
+        *(way, helped and several_processors(), ctypes.byref(lie), asked, len(vectors), k, rounding),
         *(address(upper), address(least)),
     )
     if failed:
         raise MemoryError("no memory to find the nearest vectors in")
     return upper, least
+
+
+def _places_by_numpy(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    found = position[allowed]
+    return None if (found == UNKNOWN).any() else found[found >= 0]
+
+
+def _bounds_by_numpy(
+    codes: VectorCodes, places: NDArray[np.int32], vectors: Sequence[VectorDigits], k: int, rounding: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    upper, lower = np.empty((2, len(vectors), len(places)), np.float32)
+    digits = np.concatenate([vector.values for vector in vectors]).T
+    for start in range(0, len(places), _AT_ONCE):
+        block = slice(start, start + _AT_ONCE)
+        some = places[block]
+        products, errors = _products(codes.values.take(some, axis=0), digits), codes.errors.take(some)
+        for i, vector in enumerate(vectors):
+            scores = products[:, 2 * i + 1].astype(np.float32)
+            scores *= np.float32(1 / 254)
+            scores += products[:, 2 * i].astype(np.float32)
+            scores *= codes.scales.take(some)
+            scores *= np.float32(vector.unit)
+            # Codes stand for no more than 1 + error.
+            bound = errors + np.float32(vector.lost) * (1 + errors) + np.float32(rounding)
+            lower[i, block], upper[i, block] = scores - bound, scores + bound
+    cut = len(places) - k
+    return upper, np.partition(lower, cut, axis=1)[:, cut]
+
+
+def _products(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
+    """``left @ right``, exact: up to some 1,000 dimensions a float32 holds every partial sum."""
+    kind: Any = np.float32 if left.shape[1] <= 2**24 // 127**2 else np.float64
+    return (left.astype(kind) @ right.astype(kind)).astype(np.int32)

@@ -17,7 +17,8 @@ static int best_path(void) {
     if (!__get_cpuid_count(1, 0, &a, &b, &c, &d) || !(c & (1u << 27))) return PORTABLE; /* OSXSAVE */
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b >> 5 & 1)) return PORTABLE;
-    const int vnni = (b >> 16 & 1) && (b >> 30 & 1) && (c >> 11 & 1); /* AVX-512 F, BW, VNNI */
+    const int wide = (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1); /* AVX-512 F, DQ, BW, VL */
+    const int vnni = wide && (c >> 11 & 1);
     if ((low & 0xe6) != 0xe6 || !vnni) return AVX2;
     const int amx = (d >> 24 & 1) && (d >> 25 & 1) && (low >> 17 & 3) == 3;
     return amx && tiles_permitted() ? AMX : VNNI;
@@ -28,6 +29,11 @@ static int best_path(void) {
 static int best_path(void) { return PORTABLE; }
 
 #endif
+
+/* Goes up with every change of what is passed: `_LAYOUT` in library.py. */
+enum { LAYOUT = 2 };
+
+PUBLIC int lir_layout(void) { return LAYOUT; }
 
 /* The last of the paths that runs here. */
 PUBLIC int lir_best_path(void) { return best_path(); }

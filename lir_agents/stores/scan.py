@@ -14,14 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import RowMask, Rows
-from lir_agents.native.library import paths
-from lir_agents.native.nearest import Codes, Digits, bounds, places_of
+from lir_agents.native.nearest import UNKNOWN, VectorCodes, VectorDigits, places_of, product_bounds
 
 __all__ = ["ResidentMatrix", "VectorSource"]
 
@@ -30,9 +29,10 @@ VectorSource: TypeAlias = Callable[[Rows], NDArray[np.float32]]
 
 _Number = TypeVar("_Number", bound=np.generic)
 
-_UNKNOWN, _ABSENT = -1, -2
+_UNKNOWN, _ABSENT = UNKNOWN, UNKNOWN - 1
 _LOAD_ROWS = 8192
-_VECTORS_AT_ONCE = 16  # bounds the memory that their products with all codes take
+_VECTORS_AT_ONCE = 16
+_BOUNDS_AT_ONCE = 1 << 22  # of all vectors at once: 16 MB, or what one vector's take
 _ROUNDING = 2e-6  # bound on float32 rounding in a score of unit vectors, with room to spare
 _DIGIT = 127.0
 _SECOND_DIGIT = 254.0
@@ -111,8 +111,8 @@ class ResidentMatrix:
     def search_batch(
         self, vectors: Sequence[NDArray[np.float32]], k: int, allowed: RowMask
     ) -> list[tuple[Rows, NDArray[np.float32]]]:
-        """`search` for each vector. What takes the time is reading the codes, and four vectors read them once; no
-        bit of what one of them finds depends on the others."""
+        """`search` for each vector. What takes the time is reading the codes, and up to sixteen vectors read them
+        once; no bit of what one of them finds depends on the others."""
         state, places = self._with(allowed)
         if len(places) <= 2 * k:
             return [self.rank(vector, state.row[places], k) for vector in vectors]
@@ -144,7 +144,7 @@ class ResidentMatrix:
     def _with(self, allowed: RowMask) -> tuple[_State, NDArray[np.int32]]:
         """A state that knows all allowed rows, read from `source` where none did; and where they lie, by row."""
         state = self._state
-        if (places := _places(state, allowed)) is not None:
+        if (places := places_of(allowed, state.position)) is not None:
             return state, places
         with self._lock:
             state, rows = self._state, np.flatnonzero(allowed)
@@ -152,7 +152,7 @@ class ResidentMatrix:
             unknown = np.append(rows[:known][state.position[rows[:known]] == _UNKNOWN], rows[known:])
             if len(unknown):
                 state = self._state = self._read(state, unknown)
-        places = _places(state, allowed)
+        places = places_of(allowed, state.position)
         assert places is not None  # what was unknown has been read
         return state, places
 
@@ -165,18 +165,6 @@ class ResidentMatrix:
             state.position[rows[~held]] = _ABSENT
             state = _append(state, rows[held], vectors[held])
         return state
-
-
-def _places(state: _State, allowed: RowMask) -> NDArray[np.int32] | None:
-    """Where the allowed rows lie that lie somewhere, by row; None if one is unknown."""
-    return places_of(allowed, state.position) if paths() else _places_of(allowed, state.position)
-
-
-def _places_of(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
-    """What `native.nearest.places_of` does, where nothing was compiled."""
-    known = min(len(allowed), len(position))
-    found = position[:known][allowed[:known]]
-    return None if allowed[known:].any() or (found == _UNKNOWN).any() else found[found >= 0]
 
 
 def _with_room(state: _State, more: int, rows: int) -> _State:
@@ -221,53 +209,21 @@ def _close(
     state: _State, places: NDArray[np.int32], vectors: Sequence[NDArray[np.float32]], k: int
 ) -> Iterator[NDArray[np.intp]]:
     """Which of at least k places may be among the k best for each vector, ascending; at least k."""
-    codes = Codes(state.codes, state.scale, state.error)
-    between = bounds if paths() else _bounds
-    for start in range(0, len(vectors), _VECTORS_AT_ONCE):
-        some = [_digits(vector) for vector in vectors[start : start + _VECTORS_AT_ONCE]]
-        for upper, least in zip(*between(codes, places, some, k, _ROUNDING), strict=True):
+    codes = VectorCodes(state.codes, state.scale, state.error)
+    at_once = max(1, min(_VECTORS_AT_ONCE, _BOUNDS_AT_ONCE // len(places)))
+    for start in range(0, len(vectors), at_once):
+        some = [_digits(vector) for vector in vectors[start : start + at_once]]
+        for upper, least in zip(*product_bounds(codes, places, some, k, _ROUNDING), strict=True):
             yield np.flatnonzero(upper >= least)
 
 
-def _bounds(
-    codes: Codes, places: NDArray[np.int32], vectors: Sequence[Digits], k: int, rounding: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `native.nearest.bounds` does, to the last bit, where nothing was compiled."""
-    scales, errors = codes.scales.take(places), codes.errors.take(places)
-    products = _products(codes.values.take(places, axis=0), np.concatenate([vector.values for vector in vectors]).T)
-    upper, least = np.empty((len(vectors), len(places)), np.float32), np.empty(len(vectors), np.float32)
-    for i, vector in enumerate(vectors):
-        scores = products[:, 2 * i + 1].astype(np.float32)
-        scores *= np.float32(1 / _SECOND_DIGIT)
-        scores += products[:, 2 * i].astype(np.float32)
-        scores *= scales
-        scores *= np.float32(vector.unit)
-        # Codes stand for no more than 1 + error.
-        bound = errors + np.float32(vector.lost) * (1 + errors) + np.float32(rounding)
-        np.add(scores, bound, out=upper[i])
-        lower = scores - bound
-        lower.partition(len(lower) - k)
-        least[i] = lower[len(lower) - k]
-    return upper, least
-
-
-def _products(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
-    """``left @ right``, exact: up to some 1,000 dimensions a float32 holds every partial sum."""
-    kind: Any = np.float32 if left.shape[1] <= 2**24 // int(_DIGIT) ** 2 else np.float64
-    factor, result = right.astype(kind), np.empty((len(left), right.shape[1]), np.int32)
-    for start in range(0, len(left), _LOAD_ROWS):
-        block = slice(start, start + _LOAD_ROWS)
-        result[block] = left[block].astype(kind) @ factor
-    return result
-
-
-def _digits(vector: NDArray[np.float32]) -> Digits:
+def _digits(vector: NDArray[np.float32]) -> VectorDigits:
     unit = max(float(np.abs(vector).max()), 1e-12) / _DIGIT
     exact = vector.astype(np.float64) / unit
     first = np.rint(exact)
     second = np.rint((exact - first) * _SECOND_DIGIT)
     lost = unit * float(np.linalg.norm(exact - first - second / _SECOND_DIGIT))
-    return Digits(np.stack([first, second]).astype(np.int8), unit, lost)
+    return VectorDigits(np.stack([first, second]).astype(np.int8), unit, lost)
 
 
 def _cosines(vectors: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float32]:

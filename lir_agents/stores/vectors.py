@@ -22,8 +22,8 @@ from lir_agents.stores.scan import ResidentMatrix, VectorSource
 
 __all__ = ["ChromaVectors"]
 
-_HNSW_ABOVE = 200_000  # about where HNSW begins to be faster than a compiled scan, which is exact
-_HNSW_ABOVE_UNCOMPILED = 50_000
+_HNSW_ABOVE = 200_000  # about where HNSW begins to be faster than the scan, which is exact
+_HNSW_ABOVE_SLOW = 50_000  # the same where the scan is in NumPy, or in C without wide registers
 _UNIT_TOLERANCE = 1e-2
 
 
@@ -37,7 +37,7 @@ class ChromaVectors:
         self, collection: ChromaCollection, dim: int, source: VectorSource | None, hnsw_above: int | None
     ) -> None:
         self._chroma, self._dim = collection, dim
-        usual = _HNSW_ABOVE if paths() else _HNSW_ABOVE_UNCOMPILED
+        usual = _HNSW_ABOVE if len(paths()) > 1 else _HNSW_ABOVE_SLOW
         self._hnsw_above = usual if hnsw_above is None else hnsw_above
         self._source = source or collection.vectors
         self._matrix = ResidentMatrix(dim, self._source)
@@ -59,7 +59,7 @@ class ChromaVectors:
                 `upsert` names it, and may hold more (retired rows, for searches of the past). None: Chroma itself,
                 which is slower by far.
             hnsw_above: Rows held beyond which a search over all of them uses the HNSW index. None: 200,000, or
-                50,000 where the scan was not compiled.
+                50,000 where the scan is slow: on processors without AVX2, or where it was not compiled.
 
         Raises:
             IntegrityError: The directory is damaged or foreign, or was made for another width.

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from lir_agents.arrays import PackedTokens
 from lir_agents.codes import TokenCodec
 from lir_agents.errors import InputError, IntegrityError, StoreError
+from lir_agents.stores import vectors as stores_vectors
+from lir_agents.stores.chroma import ChromaCollection
 from lir_agents.stores.tokens import LmdbTokens
 from lir_agents.stores.vectors import ChromaVectors
 
@@ -175,6 +178,20 @@ def test_a_mask_is_searched_exactly(make) -> None:
         for query in unit(3, 6):
             rows, _ = bench.store.search(query, 50, allowed)
             assert rows.tolist() == brute_force(held, query, 50, allowed)
+
+
+@pytest.mark.parametrize(("ways", "by_index"), [((), True), (("portable",), True), (("portable", "avx2"), False)])
+def test_the_index_of_chroma_takes_over_sooner_where_the_scan_is_slow(tmp_path, monkeypatch, ways, by_index):
+    monkeypatch.setattr(stores_vectors, "paths", lambda: ways)
+    monkeypatch.setattr(stores_vectors, "_HNSW_ABOVE", 100)
+    monkeypatch.setattr(stores_vectors, "_HNSW_ABOVE_SLOW", 20)
+    asked, nearest = [], ChromaCollection.nearest
+    monkeypatch.setattr(ChromaCollection, "nearest", lambda *given: (asked.append(given), nearest(*given))[1])
+    vectors = unit(60, 3)
+    with closing(ChromaVectors.open(tmp_path / "v", DIM)) as store:
+        store.upsert(np.arange(60), vectors, [0] * 60)
+        assert store.search(vectors[7], 1, None)[0].tolist() == [7]
+    assert bool(asked) == by_index
 
 
 @pytest.mark.parametrize("hnsw_above", [100, 10_000], ids=["hnsw", "scan"])

@@ -49,7 +49,9 @@ def test_building_without_a_compiler_says_so_and_goes_on(monkeypatch, capfd):
     build = hook()
     monkeypatch.setattr(build, "compiler", lambda: [])
     assert build.build() is None
-    assert "runs in torch" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "runs in torch" in told
+    assert "scan of vectors in NumPy" in told
     monkeypatch.setattr(build, "compiler", lambda: [sys.executable, "-c", "raise SystemExit(1)"])
     assert build.build() is None
     assert build.CustomBuildHook.dependencies(object()) == []
@@ -82,6 +84,30 @@ def test_the_library_is_compiled_from_what_is_here(monkeypatch, tmp_path):
     loads = f"import ctypes; print(ctypes.CDLL({str(target)!r}).lir_best_path() >= 0)"
     done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+@pytest.mark.skipif(not hook().compiler(), reason="there is no C compiler")
+def test_where_there_is_a_compiler_there_is_a_library():
+    """Otherwise every test of the loops would be skipped, and nothing said."""
+    assert library.paths()
+
+
+@pytest.mark.skipif(not hook().compiler(), reason="there is no C compiler")
+@pytest.mark.parametrize("source", ["int lir_layout(void) { return -1; }", "int another_library;"])
+def test_a_library_of_other_sources_is_not_used_and_named(monkeypatch, tmp_path, source):
+    (tmp_path / "other.c").write_text(source)
+    target = tmp_path / hook()._NAME
+    subprocess.run(
+        [*hook().compiler(), "-shared", "-fPIC", "-o", str(target), str(tmp_path / "other.c")], check=True
+    )
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    with pytest.warns(UserWarning, match="other sources"):
+        assert library.library.__wrapped__() is None
+
+
+def test_where_there_is_no_library_none_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    assert library.library.__wrapped__() is None
 
 
 def test_looking_into_a_store_does_not_load_torch():
