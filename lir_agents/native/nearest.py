@@ -185,4 +185,5 @@ def _bounds_by_numpy(
 def _products(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[np.int32]:
     """``left @ right``, exact: up to some 1,000 dimensions a float32 holds every partial sum."""
     kind: Any = np.float32 if left.shape[1] <= 2**24 // 127**2 else np.float64
-    return (left.astype(kind) @ right.astype(kind)).astype(np.int32)
+    found: NDArray[np.int32] = (left.astype(kind) @ right.astype(kind)).astype(np.int32)
+    return found

@@ -33,7 +33,8 @@ _UNKNOWN, _ABSENT = UNKNOWN, UNKNOWN - 1
 _LOAD_ROWS = 8192
 _VECTORS_AT_ONCE = 16
 _BOUNDS_AT_ONCE = 1 << 22  # of all vectors at once: 16 MB, or what one vector's take
-_ROUNDING = 2e-6  # bound on float32 rounding in a score of unit vectors, with room to spare
+_ROUNDING = 1e-7  # more than float32 loses in each step of a sum, for vectors of about length 1
+_STEPS = 32  # beside those of the sum: of bounds, lengths and units
 _DIGIT = 127.0
 _SECOND_DIGIT = 254.0
 
@@ -210,11 +211,14 @@ def _close(
 ) -> Iterator[NDArray[np.intp]]:
     """Which of at least k places may be among the k best for each vector, ascending; at least k."""
     codes = VectorCodes(state.codes, state.scale, state.error)
+    # Vectors of nearly equal components lose alike at each step, and it adds up.
+    rounding = _ROUNDING * (state.codes.shape[1] + _STEPS)
     at_once = max(1, min(_VECTORS_AT_ONCE, _BOUNDS_AT_ONCE // len(places)))
     for start in range(0, len(vectors), at_once):
         some = [_digits(vector) for vector in vectors[start : start + at_once]]
-        for upper, least in zip(*product_bounds(codes, places, some, k, _ROUNDING), strict=True):
-            yield np.flatnonzero(upper >= least)
+        for upper, least in zip(*product_bounds(codes, places, some, k, rounding), strict=True):
+            # A cosine lies within [-1, 1]: what would pass one of them there is no better than what reaches it.
+            yield np.flatnonzero(np.maximum(upper, -1) >= np.clip(least, -1, 1))
 
 
 def _digits(vector: NDArray[np.float32]) -> VectorDigits:

@@ -71,10 +71,15 @@ def test_warming_up_reads_the_vectors_that_a_first_search_would(quick_path, enco
         assert index.search("which edition", k=3).hits
         assert vectors.resident_bytes == held
         assert index.audit.size == events + 1  # warming up tells nobody anything
+    for error in (StoreError("is away", store="vectors", operation="search"), RuntimeError("a room of one's own")):
+        away_from(path, encoder, error, monkeypatch)
+
+
+def away_from(path, encoder, error, monkeypatch):
     with LateInteractionIndex.open(path, encoder=encoder) as index:
 
         def away(*_: Any) -> Any:
-            raise StoreError("is away", store="vectors", operation="search")
+            raise error
 
         monkeypatch.setattr(index.rooms.vectors, "search", away)
         index.warm_up()

@@ -107,6 +107,32 @@ def test_what_the_codes_lose_of_the_query_is_no_reason_to_miss_a_row(seed) -> No
     assert ResidentMatrix(dim, table).search(query, 1, allowed)[0].tolist() == oracle(table, query, 1, allowed)[0]
 
 
+@pytest.mark.parametrize(("dim", "seeds"), [(384, 40), (1536, 60), (2048, 40)])
+def test_nearly_equal_components_lose_alike_and_are_no_reason_to_miss_a_row(dim, seeds) -> None:
+    """What float32 loses adds up over the dimensions, and codes that lose nothing leave no other room for it."""
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        vectors = np.full((150, dim), 127.0)
+        for vector in vectors:
+            some = rng.integers(0, dim, rng.integers(1, dim // 100))
+            vector[some] = rng.integers(110, 128, len(some))
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        table, allowed = Table(dim), np.ones(150, bool)
+        table.vectors = dict(enumerate(vectors))
+        matrix, query = ResidentMatrix(dim, lambda rows, vectors=vectors: vectors[rows]), vectors[0]
+        assert matrix.search(query, 3, allowed)[0].tolist() == oracle(table, query, 3, allowed)[0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_lengths_beyond_one_tie_at_a_cosine_of_one(sign) -> None:
+    table, allowed = Table(8), np.ones(6, bool)
+    lengths = [1.001, 1.009, 1.009, 1.009, 1.0002, 1.003]
+    table.vectors = {row: sign * length * np.eye(8, dtype=np.float32)[0] for row, length in enumerate(lengths)}
+    matrix, query = ResidentMatrix(8, table), np.eye(8, dtype=np.float32)[0]
+    for k in (1, 2):
+        assert matrix.search(query, k, allowed)[0].tolist() == list(range(k))
+
+
 CHANGE = st.tuples(
     st.sampled_from(["set", "remove", "forget"]), st.lists(st.integers(0, 40), min_size=1, max_size=12)
 )
