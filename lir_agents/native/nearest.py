@@ -118,41 +118,57 @@ def product_bounds(
         ValueError: No such path, place or k, or arrays that do not fit together.
         MemoryError: For 8 k bytes a vector, beside the 4 m of what is returned.
     """
+    _require_fitting(codes, places, vectors, k)
+    if path is None and not paths():
+        return _bounds_by_numpy(codes, places, vectors, k, rounding)
+    way, m = number_of(path), len(places)
+    lie, held = _lie(codes, places)
+    asked, digits = _asked(vectors, codes.values.shape[1])
+    upper, least = np.empty((len(vectors), m), np.float32), np.empty(len(vectors), np.float32)
+    failed = library().lir_product_bounds(
+        *(way, helped and several_processors(), ctypes.byref(lie), asked, len(vectors), k, rounding),
+        *(address(upper), address(least)),
+    )
+    del held, digits  # what the library was told the addresses of had to last until here
+    if failed:
+        raise MemoryError("no memory to find the nearest vectors in")
+    return upper, least
+
+
+def _require_fitting(
+    codes: VectorCodes, places: NDArray[np.int32], vectors: Sequence[VectorDigits], k: int
+) -> None:
+    """The library reads what it is told is there."""
     n, dim = codes.values.shape
-    m, line = len(places), -(-dim // LANE) * LANE
-    if not 1 <= k <= m:
-        raise ValueError(f"k is {k} of {m}")
+    if not 1 <= k <= len(places):
+        raise ValueError(f"k is {k} of {len(places)}")
     if places.dtype != np.int32 or int(places.view(np.uint32).max()) >= n:  # a negative one is large, too
         raise ValueError(f"places that are {places.dtype}, or of more than {n} codes")
     require(codes.scales, (n,))
     require(codes.errors, (n,))
     for vector in vectors:
         require(vector.values, (2, dim))
-    if path is None and not paths():
-        return _bounds_by_numpy(codes, places, vectors, k, rounding)
-    way = number_of(path)
-    kept: tuple[NDArray[Any], ...] = (
+
+
+def _lie(codes: VectorCodes, places: NDArray[np.int32]) -> tuple[_Codes, tuple[NDArray[Any], ...]]:
+    """Codes as the library wants to know them, and the arrays that it then reads."""
+    held: tuple[NDArray[Any], ...] = (
         np.ascontiguousarray(codes.values, np.int8),
         np.ascontiguousarray(codes.scales, np.float32),
         np.ascontiguousarray(codes.errors, np.float32),
         np.ascontiguousarray(places, np.int32),
     )
+    return _Codes(*map(address, held), len(places), codes.values.shape[1]), held
+
+
+def _asked(vectors: Sequence[VectorDigits], dim: int) -> tuple[Any, NDArray[np.int8]]:
+    """The same of vectors."""
+    line = -(-dim // LANE) * LANE
     digits = np.zeros((len(vectors), 2, line), np.int8)
     for i, vector in enumerate(vectors):
         digits[i, :, :dim] = vector.values
-    first = address(digits)
-    asked = (_Vector * len(vectors))(
-        *(_Vector(first + 2 * line * i, vector.unit, vector.lost) for i, vector in enumerate(vectors))
-    )
-    upper, least = np.empty((len(vectors), m), np.float32), np.empty(len(vectors), np.float32)
-    lie = _Codes(*map(address, kept), m, dim)
-    failed = library().lir_product_bounds(
-        *(way, helped and several_processors(), ctypes.byref(lie), asked, len(vectors), k, rounding),
-        *(address(upper), address(least)),
-    )
-    if failed:
-        raise MemoryError("no memory to find the nearest vectors in")
-    return upper, least
+    each = (_Vector(address(digits) + 2 * line * i, one.unit, one.lost) for i, one in enumerate(vectors))
+    return (_Vector * len(vectors))(*each), digits
 
 
 def _places_by_numpy(allowed: RowMask, position: NDArray[np.int32]) -> NDArray[np.int32] | None:
