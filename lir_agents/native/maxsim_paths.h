@@ -147,25 +147,42 @@ __attribute__((target("avx512f"))) static void finish_avx512(const Plan *plan, c
     }
 }
 
+/* Eight tokens against one or two tiles of 16 query tokens. What is read of a token serves both: where a processor
+   multiplies 64 bytes in a cycle, fetching them one by one is what it waits for. */
+__attribute__((target("avx512f,avx512bw,avx512vnni"), always_inline)) static inline void eight_vnni(
+    const uint8_t *a, size_t depth, const int8_t *query, int32_t *c, size_t line, Ahead *ahead, const int two) {
+    const int8_t *beside = query + depth * TILE;
+    __m512i sums[8], others[8];
+    for (int i = 0; i < 8; i++) sums[i] = others[i] = _mm512_setzero_si512();
+    for (size_t k = 0; k < depth; k += 4, query += LANE, beside += LANE) {
+        const __m512i of_query = _mm512_load_si512(query), of_beside = two ? _mm512_load_si512(beside) : of_query;
+        if (k % LANE == 0) ask(ahead, two ? 8 : 4);
+        for (int i = 0; i < 8; i++) {
+            int32_t four;
+            memcpy(&four, a + i * depth + k, 4);
+            const __m512i of_token = _mm512_set1_epi32(four);
+            sums[i] = _mm512_dpbusd_epi32(sums[i], of_token, of_query);
+            if (two) others[i] = _mm512_dpbusd_epi32(others[i], of_token, of_beside);
+        }
+    }
+    for (int i = 0; i < 8; i++) {
+        _mm512_storeu_si512(c + i * line, sums[i]);
+        if (two) _mm512_storeu_si512(c + i * line + TILE, others[i]);
+    }
+}
+
 __attribute__((target("avx512f,avx512bw,avx512vnni"))) static void products_vnni(const Plan *plan, const uint8_t *a,
                                                                                   int rows, int32_t *c, Ahead *ahead) {
     const size_t depth = (size_t)plan->depth, line = (size_t)plan->tiles * TILE;
-    for (int t = 0; t < plan->tiles; t++)
+    for (int t = 0; t < plan->tiles; t += 2) {
+        const int8_t *query = plan->tiled + t * depth * TILE;
         for (int r = 0; r < rows; r += 8) { /* rows are a multiple of 8 */
-            const int8_t *query = plan->tiled + t * depth * TILE;
-            __m512i sums[8];
-            for (int i = 0; i < 8; i++) sums[i] = _mm512_setzero_si512();
-            for (size_t k = 0; k < depth; k += 4, query += LANE) {
-                const __m512i of_query = _mm512_load_si512(query);
-                if (k % LANE == 0) ask(ahead, 4);
-                for (int i = 0; i < 8; i++) {
-                    int32_t four;
-                    memcpy(&four, a + (r + i) * depth + k, 4);
-                    sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_set1_epi32(four), of_query);
-                }
-            }
-            for (int i = 0; i < 8; i++) _mm512_storeu_si512(c + (r + i) * line + t * TILE, sums[i]);
+            if (t + 1 < plan->tiles)
+                eight_vnni(a + r * depth, depth, query, c + r * line + t * TILE, line, ahead, 1);
+            else
+                eight_vnni(a + r * depth, depth, query, c + r * line + t * TILE, line, ahead, 0);
         }
+    }
 }
 
 /* Three tiles of 16 tokens against one or two tiles of 16 query tokens: six sums, one token tile, one query tile. */
