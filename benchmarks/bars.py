@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.markdown import Results, table
+from benchmarks.markdown import ABSENT, Results, by_machine, machine_of, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,26 @@ def bars(results: Results) -> str:
         for bar, value in standings(results)
     ]
     return table(["promise", "measured", "wanted", "kept"], rows)
+
+
+def machines(results: Results) -> str:
+    """The same promises as other machines keep them; bold where one does not."""
+    others = {name: found for name, found in by_machine(results).items() if name}
+    if not others:
+        return ABSENT
+    told = [dict(standings(found)) for found in others.values()]
+    rows = [
+        [bar.what, f"{bar.side} {_number(bar.wanted, bar.unit)}", *(_kept(bar, one.get(bar)) for one in told)]
+        for bar in BARS
+        if any(bar in one for one in told)
+    ]
+    return table(["promise", "wanted", *map(machine_of, others.values())], rows)
+
+
+def _kept(bar: Bar, value: float | None) -> str:
+    if value is None:
+        return ""
+    return _number(value, bar.unit) if bar.met(value) else f"**{_number(value, bar.unit)}**"
 
 
 def _number(value: float, unit: str) -> str:

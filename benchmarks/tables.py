@@ -9,15 +9,15 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks import ablation, access, memory, plots, quality, speed_tables
-from benchmarks.bars import bars
-from benchmarks.markdown import ABSENT, Results, milliseconds, of, table
+from benchmarks.bars import bars, machines
+from benchmarks.markdown import ABSENT, MACHINES, Results, by_machine, machine_of, milliseconds, of, table
 
 _SYSTEMS = ("bm25", "dense", "hybrid", "maxsim", "lir")
 
 
 def load(results: Path) -> Results:
-    """Every result file by its name: "quality/scifact"."""
-    files = sorted(results.glob("*/*.json"))
+    """Every result file by its name: "quality/scifact"; other machines' too."""
+    files = sorted([*results.glob("*/*.json"), *results.glob(f"{MACHINES}/*/*/*.json")])
     return {
         file.relative_to(results).with_suffix("").as_posix(): json.loads(file.read_text("utf-8")) for file in files
     }
@@ -49,7 +49,7 @@ def report(results: Path) -> str:
         "nDCG@10 unless named; the bundled model; the same weights everywhere. Each file beside this page holds "
         "one measurement with the machine and the digest of the source it was made with. Reproduce them all: "
         "`make bench DATA=DIR`; this page alone: `python -m benchmarks tables`.",
-        f"Machine: {_machine(found)}",
+        f"Machine: {machine_of(by_machine(found)[''])}",
     ]
     for name, (title, source, build) in TABLES.items():
         if (made := build(found)) == ABSENT:
@@ -229,18 +229,15 @@ _OWN: dict[str, tuple[str, str, Callable[[Results], str]]] = {
     "tenants": ("Tenants", "access", _tenants),
     "governing": ("What governing costs", "governing", _governing),
 }
-TABLES = {"bars": ("Promises", "", bars)} | _OWN | speed_tables.TABLES
+TABLES = {
+    "bars": ("Promises", "", bars),
+    "machines": ("Promises on other machines", "", machines),
+    **_OWN,
+    **speed_tables.TABLES,
+}
 """Title, measurement ("": all of them) and maker of each table."""
 
 # ---------------------------------------------------------------- pieces
-
-
-def _machine(results: Results) -> str:
-    machines = {
-        f"{one['cpu']}, {one['cores']} cores, Python {one['python']}, torch {one['torch']}"
-        for one in (result["machine"] for result in results.values())
-    }
-    return "; ".join(sorted(machines)) or "none yet"
 
 
 def _bold(values: Iterable[float]) -> list[str]:

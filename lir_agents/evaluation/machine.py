@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lir_agents.native.library import paths
 from lir_agents.threads import available_processors
 
 __all__ = ["describe_machine"]
@@ -15,12 +16,14 @@ _PACKAGES = ("lir-agents", "torch", "sentence-transformers", "chromadb", "lmdb",
 
 
 def describe_machine() -> dict[str, str | int | float | dict[str, str]]:
-    """Processor, usable cores, memory in GiB, operating system, Python and the versions that matter.
+    """Processor, what the compiled loops use of it, usable cores, memory in GiB, operating system, Python and the
+    versions that matter.
 
     What cannot be found out is left out.
     """
     described: dict[str, str | int | float | dict[str, str]] = {
         "cpu": _cpu_model(),
+        "instructions": (paths() or ("none",))[-1],
         "cores": available_processors(),
         "os": platform.platform(),
         "python": platform.python_version(),

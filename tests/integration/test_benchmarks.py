@@ -344,3 +344,27 @@ def test_a_ratio_is_of_medians_and_its_interval_holds_it() -> None:
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "nowhere")]) == 2
     assert "There is no folder" in capsys.readouterr().out
+
+
+def test_another_machine_has_a_column_of_its_own_and_changes_no_other_table(results: Path, tmp_path: Path) -> None:
+    here = tables.load(results) | {"process/import": {"import_ms": {"p50": 20.0}, "machine": _MACHINE}}
+    there = {
+        "machines/slow/process/import": {"import_ms": {"p50": 60.0}, "machine": _MACHINE | {"cpu": "Slow"}},
+        "machines/fast/process/import": {"import_ms": {"p50": 10.0}, "machine": _MACHINE | {"cpu": "Fast"}},
+    }
+    _, _, build = tables.TABLES["machines"]
+    assert build(here) == markdown.ABSENT
+    head, _, *rows = build(here | there).splitlines()
+    assert head.index("Slow (avx2), 2 cores") < head.index("Fast (avx2), 2 cores")
+    assert rows == ["| `import lir_agents` | ≤ 50 ms | **60 ms** | 10 ms |"]
+    for name, (_, _, made) in tables.TABLES.items():
+        assert name == "machines" or made(here | there) == made(here), name
+    for name, one in there.items():
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(one))
+    assert tables.load(tmp_path) == there
+    assert "Machine: none yet" in tables.report(tmp_path)
+
+
+_MACHINE = {"cpu": "One", "instructions": "avx2", "cores": 2, "python": "3.11", "torch": "2"}
