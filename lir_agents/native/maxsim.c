@@ -66,7 +66,7 @@ static void look_into(const Comparing *work, int64_t passage, uint8_t *memory) {
     const Plan *plan = &work->plan;
     const int64_t length = length_of(work->tokens, passage);
     const uint8_t *token = address_of(work->tokens, passage, plan->width);
-    const int line = plan->tiles * TILE, block = work->block;
+    const int line = plan->tiles * TILE, block = work->block, of = work->path->of;
     int32_t *c = (int32_t *)(memory + (size_t)GROUP * plan->depth);
     Found found = {work->less, work->scales, work->out + work->blocks[passage] * plan->queries,
                    work->whole + passage * plan->queries, 1};
@@ -76,9 +76,9 @@ static void look_into(const Comparing *work, int64_t passage, uint8_t *memory) {
         const int held = (int)(length - from < GROUP ? length - from : GROUP), rows = (held + block - 1) / block * block;
         Ahead ahead = tokens_ahead(work, passage, from + held);
         work->path->unpack(plan, token + (size_t)from * plan->width, held, rows, memory);
-        work->path->products(plan, memory, rows, c, &ahead);
+        work->path->largest(plan, memory, rows, c, &ahead);
         for (int r = 0; r < rows; r += block, found.block += plan->queries, found.first = 0)
-            work->path->finish(plan, c + (size_t)r * line, block, &found);
+            work->path->finish(plan, c + (size_t)r / of * line, block / of, &found);
     }
 }
 

@@ -147,10 +147,19 @@ __attribute__((target("avx512f"))) static void finish_avx512(const Plan *plan, c
     }
 }
 
+/* The largest of eight, number by number. */
+__attribute__((target("avx512f"), always_inline)) static inline __m512i largest_of_eight(const __m512i *sums) {
+    const __m512i first = _mm512_max_epi32(_mm512_max_epi32(sums[0], sums[1]), _mm512_max_epi32(sums[2], sums[3]));
+    const __m512i second = _mm512_max_epi32(_mm512_max_epi32(sums[4], sums[5]), _mm512_max_epi32(sums[6], sums[7]));
+    return _mm512_max_epi32(first, second);
+}
+
 /* Eight tokens against one or two tiles of 16 query tokens. What is read of a token serves both: where a processor
-   multiplies 64 bytes in a cycle, fetching them one by one is what it waits for. */
+   multiplies 64 bytes in a cycle, fetching them one by one is what it waits for. Writes the products of each token, or
+   of all eight the largest. */
 __attribute__((target("avx512f,avx512bw,avx512vnni"), always_inline)) static inline void eight_vnni(
-    const uint8_t *a, size_t depth, const int8_t *query, int32_t *c, size_t line, Ahead *ahead, const int two) {
+    const uint8_t *a, size_t depth, const int8_t *query, int32_t *c, size_t line, Ahead *ahead, const int two,
+    const int largest) {
     const int8_t *beside = query + depth * TILE;
     __m512i sums[8], others[8];
     for (int i = 0; i < 8; i++) sums[i] = others[i] = _mm512_setzero_si512();
@@ -165,24 +174,40 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"), always_inline)) static inl
             if (two) others[i] = _mm512_dpbusd_epi32(others[i], of_token, of_beside);
         }
     }
+    if (largest) {
+        _mm512_storeu_si512(c, largest_of_eight(sums));
+        if (two) _mm512_storeu_si512(c + TILE, largest_of_eight(others));
+        return;
+    }
     for (int i = 0; i < 8; i++) {
         _mm512_storeu_si512(c + i * line, sums[i]);
         if (two) _mm512_storeu_si512(c + i * line + TILE, others[i]);
     }
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) static void products_vnni(const Plan *plan, const uint8_t *a,
-                                                                                  int rows, int32_t *c, Ahead *ahead) {
+__attribute__((target("avx512f,avx512bw,avx512vnni"), always_inline)) static inline void all_vnni(
+    const Plan *plan, const uint8_t *a, int rows, int32_t *c, Ahead *ahead, const int largest) {
     const size_t depth = (size_t)plan->depth, line = (size_t)plan->tiles * TILE;
     for (int t = 0; t < plan->tiles; t += 2) {
         const int8_t *query = plan->tiled + t * depth * TILE;
         for (int r = 0; r < rows; r += 8) { /* rows are a multiple of 8 */
+            int32_t *at = c + (largest ? r / 8 : r) * line + t * TILE;
             if (t + 1 < plan->tiles)
-                eight_vnni(a + r * depth, depth, query, c + r * line + t * TILE, line, ahead, 1);
+                eight_vnni(a + r * depth, depth, query, at, line, ahead, 1, largest);
             else
-                eight_vnni(a + r * depth, depth, query, c + r * line + t * TILE, line, ahead, 0);
+                eight_vnni(a + r * depth, depth, query, at, line, ahead, 0, largest);
         }
     }
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static void products_vnni(const Plan *plan, const uint8_t *a,
+                                                                                  int rows, int32_t *c, Ahead *ahead) {
+    all_vnni(plan, a, rows, c, ahead, 0);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static void eighths_vnni(const Plan *plan, const uint8_t *a,
+                                                                                 int rows, int32_t *c, Ahead *ahead) {
+    all_vnni(plan, a, rows, c, ahead, 1);
 }
 
 /* Three tiles of 16 tokens against one or two tiles of 16 query tokens: six sums, one token tile, one query tile. */
@@ -270,14 +295,16 @@ static void return_tiles(const TileConfig *before) { (void)before; }
 typedef struct {
     void (*unpack)(const Plan *, const uint8_t *token, int held, int rows, uint8_t *out);
     void (*products)(const Plan *, const uint8_t *a, int rows, int32_t *c, Ahead *);
+    void (*largest)(const Plan *, const uint8_t *a, int rows, int32_t *c, Ahead *); /* of each `of` tokens, 1 or 8 */
+    int of;
     void (*finish)(const Plan *, const int32_t *c, int rows, const Found *);
 } Path;
 
 static const Path paths[] = {
-    {unpack_portable, products_portable, finish_portable},
+    {unpack_portable, products_portable, products_portable, 1, finish_portable},
 #ifdef X86
-    {unpack_portable, products_avx2, finish_portable},
-    {unpack_avx512, products_vnni, finish_avx512},
-    {unpack_avx512, products_amx, finish_avx512},
+    {unpack_portable, products_avx2, products_avx2, 1, finish_portable},
+    {unpack_avx512, products_vnni, eighths_vnni, 8, finish_avx512},
+    {unpack_avx512, products_amx, products_amx, 1, finish_avx512},
 #endif
 };
