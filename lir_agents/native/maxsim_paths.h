@@ -160,11 +160,11 @@ __attribute__((target("avx512f"), always_inline)) static inline __m512i largest_
 __attribute__((target("avx512f,avx512bw,avx512vnni"), always_inline)) static inline void eight_vnni(
     const uint8_t *a, size_t depth, const int8_t *query, int32_t *c, size_t line, Ahead *ahead, const int two,
     const int largest) {
-    const int8_t *beside = query + depth * TILE;
+    const size_t tile = depth * TILE;
     __m512i sums[8], others[8];
     for (int i = 0; i < 8; i++) sums[i] = others[i] = _mm512_setzero_si512();
-    for (size_t k = 0; k < depth; k += 4, query += LANE, beside += LANE) {
-        const __m512i of_query = _mm512_load_si512(query), of_beside = two ? _mm512_load_si512(beside) : of_query;
+    for (size_t k = 0; k < depth; k += 4, query += LANE) {
+        const __m512i of_query = _mm512_load_si512(query), of_beside = two ? _mm512_load_si512(query + tile) : of_query;
         if (k % LANE == 0) ask(ahead, two ? 8 : 4);
         for (int i = 0; i < 8; i++) {
             int32_t four;

@@ -162,7 +162,7 @@ def _lie(codes: VectorCodes, places: NDArray[np.int32]) -> tuple[_Codes, tuple[N
 
 
 def _asked(vectors: Sequence[VectorDigits], dim: int) -> tuple[Any, NDArray[np.int8]]:
-    """The same of vectors."""
+    """Vectors as the library wants to know them, and the array that it then reads."""
     line = -(-dim // LANE) * LANE
     digits = np.zeros((len(vectors), 2, line), np.int8)
     for i, vector in enumerate(vectors):

@@ -38,6 +38,7 @@ QUERIES: dict[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     ],
 }
 _BINDINGS = [{"tool": "office", "field": "place", "metadata_key": "place", "mode": "boost"}]
+_MACHINE = {"cpu": "One", "instructions": "avx2", "cores": 2, "python": "3.11", "torch": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +366,3 @@ def test_another_machine_has_a_column_of_its_own_and_changes_no_other_table(resu
         path.write_text(json.dumps(one))
     assert tables.load(tmp_path) == there
     assert "Machine: none yet" in tables.report(tmp_path)
-
-
-_MACHINE = {"cpu": "One", "instructions": "avx2", "cores": 2, "python": "3.11", "torch": "2"}
