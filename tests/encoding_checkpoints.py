@@ -17,11 +17,13 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]
 MAX_TOKENS = 48
 
 
-def save_backbone(folder: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS) -> Any:
-    """A two-layer BERT of width 32 with a WordPiece vocabulary of words, letters and punctuation."""
+def save_backbone(
+    folder: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS, architecture: str = "bert", **settings: Any
+) -> Any:
+    """Two layers of width 32, of a BERT or a kind of it, with a vocabulary of words, letters and punctuation."""
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
     letters = [mark + letter for letter in string.ascii_lowercase + string.digits for mark in ("", "##")]
     vocabulary = list(dict.fromkeys([*SPECIAL, *WORDS, *letters, *string.punctuation]))
@@ -36,7 +38,8 @@ def save_backbone(folder: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS) 
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **names)
     torch.manual_seed(seed)
-    config = BertConfig(
+    config = AutoConfig.for_model(
+        architecture,
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=2,
@@ -45,8 +48,9 @@ def save_backbone(folder: Path, *, seed: int = 0, max_tokens: int = MAX_TOKENS) 
         max_position_embeddings=64,
         pad_token_id=0,
         initializer_range=0.3,
+        **settings,
     )
-    model = BertModel(config).eval()
+    model = AutoModel.from_config(config).eval()
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return model

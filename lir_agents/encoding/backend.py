@@ -37,7 +37,7 @@ __all__ = ["Backend", "BackendName", "Chosen", "choose_forward"]
 BackendName = Literal["torch", "openvino"]
 Backend = Literal["auto", "torch", "openvino"]
 
-_SCHEME = 3
+_SCHEME = 4
 """Raised when what is converted, or how it is tried, changes."""
 _NOTE_AFTER_S = 2.0
 _CHOOSING = Lock()
@@ -147,27 +147,35 @@ class _Choice:
         if model is None or (chosen.name == "torch" and not (forced and record["agrees"])):
             return None, replace(chosen, steady=False)
         try:
-            return self._openvino(model, together=record["steady"]), chosen
+            return self._openvino(model, record["first_position"], shared=record["steady"]), chosen
         except RuntimeError as error:
             return None, Chosen("torch", f"openvino cannot read its model: {_short(error)}")
 
     def _try(self, probe: Probe, entry: Path) -> tuple[dict[str, Any], Any]:
         """Converts the model, compares it with torch, and keeps what was found; the model as well, if it agrees."""
         model, as_torch = load_plain(self.checkpoint)
-        try:
-            converted = convert(model)
-            fast = self._openvino(converted)
-            against = disagreement(probe, as_torch(_dtype("float32")), fast)
-            steady = against is None and fast.steady([one.ids for one in (*probe.questions, *probe.passages)])
-        except Exception as error:  # noqa: BLE001  of an architecture it does not know, a converter says so in many ways
-            converted, against = None, f"openvino cannot convert it: {_short(error)}"
+        exact = as_torch(_dtype("float32"))
+        rows = [one.ids for one in (*probe.questions, *probe.passages)]
+        converted: Any = None
+        against: str | None = None
+        for first in self._first_positions():
+            try:
+                if converted is None or first is None:
+                    converted = convert(model, placed=first is not None)
+                fast = self._openvino(converted, first)
+                against = disagreement(probe, exact, fast)
+                steady = against is None and fast.steady(rows)
+            except Exception as error:  # noqa: BLE001  of an architecture it does not know, a converter says so in many ways
+                against = f"openvino cannot convert it: {_short(error)}"
+            if against is None and (steady or first is None):
+                break
         if against is not None:
             record = {"name": "torch", "reason": against, "agrees": False}
             return self._keep(entry, record, lambda _: None), None
         taken = probe.race({"torch": as_torch(choose_dtype(self.target, self.precision)), "openvino": fast})
         name: BackendName = "openvino" if taken["openvino"] <= taken["torch"] else "torch"
         reason = f"a question takes {taken['openvino']:.1f} ms in openvino, {taken['torch']:.1f} ms in torch"
-        record = {"name": name, "reason": reason, "agrees": True, "steady": steady}
+        record = {"name": name, "reason": reason, "agrees": True, "steady": steady, "first_position": first}
         return self._keep(entry, record, partial(save, converted)), converted
 
     def _keep(self, entry: Path, record: dict[str, Any], write: Callable[[Path], None]) -> dict[str, Any]:
@@ -177,7 +185,14 @@ class _Choice:
             _log.warning("The converted encoder is not kept, and made again by the next process: %s", error)
         return record
 
-    def _openvino(self, model: Any, *, together: bool = False) -> OpenVinoForward:
+    def _first_positions(self) -> tuple[int | None, ...]:
+        """What a model may call a text's first position, if it is told; at last, it is left to count by itself.
+
+        Those after RoBERTa begin behind the position that padding has.
+        """
+        return (0, pad_id(self.checkpoint) + 1, None)
+
+    def _openvino(self, model: Any, first_position: int | None, *, shared: bool = False) -> OpenVinoForward:
         return OpenVinoForward(
             model,
             bfloat16=self._bfloat16,
@@ -185,7 +200,8 @@ class _Choice:
             max_tokens=self.checkpoint.max_tokens,
             pad_id=pad_id(self.checkpoint),
             threads=self.threads,
-            together=together,
+            first_position=first_position,
+            shared=shared,
         )
 
     @property

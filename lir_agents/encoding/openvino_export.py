@@ -14,7 +14,7 @@ __all__ = ["MODEL_FILE", "convert", "save"]
 MODEL_FILE = "model.xml"
 
 
-def convert(model: Any) -> Any:
+def convert(model: Any, *, placed: bool) -> Any:
     """Traces a transformer into an OpenVINO model with inputs of any shape.
 
     The example holds a padded row, so that the attention mask is part of what is traced. optimum-intel is not
@@ -22,9 +22,13 @@ def convert(model: Any) -> Any:
 
     Args:
         model: A transformers model in float32; left as it was.
+        placed: Whether its inputs are `input_ids` and `position_ids`, int64 [rows, length], and `attention_mask`,
+            bool [rows, 1, length, length]: whatever tells texts apart is told from outside, so that one row may
+            hold several. Otherwise `input_ids` and `attention_mask`, int64 [rows, length].
 
     Raises:
-        Exception: Whatever the tracer or the converter raises on an architecture they do not know.
+        Exception: Whatever the tracer or the converter raises on an architecture they do not know, or that takes no
+            positions.
     """
     import torch
 
@@ -37,9 +41,26 @@ def convert(model: Any) -> Any:
             states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             return states
 
+    class OfPlaced(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(
+            self, input_ids: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor
+        ) -> torch.Tensor:
+            states: torch.Tensor = self.model(
+                input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask
+            ).last_hidden_state
+            return states
+
     ids = torch.ones((2, 12), dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0
+    example = {"input_ids": ids, "attention_mask": mask}
+    if placed:
+        whole = mask.bool()[:, None, None, :].repeat(1, 1, 12, 1)
+        example |= {"position_ids": torch.arange(12).repeat(2, 1), "attention_mask": whole}
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter(
             "ignore"
@@ -48,7 +69,7 @@ def convert(model: Any) -> Any:
         logging.disable(logging.WARNING)
         try:
             return openvino().convert_model(
-                LastHiddenState().eval(), example_input={"input_ids": ids, "attention_mask": mask}
+                (OfPlaced if placed else LastHiddenState)().eval(), example_input=example
             )
         finally:
             logging.disable(level)

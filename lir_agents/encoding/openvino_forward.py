@@ -1,9 +1,9 @@
 """The forward pass in OpenVINO: what a processor runs fastest, on its own threads, without the interpreter.
 
 A graph that takes any shape spends milliseconds on preparing itself whenever the shape differs from the last one,
-as much as an 18-token query costs. So short rows, questions, have graphs of fixed shapes
-(:mod:`~lir_agents.encoding.openvino_short`); long rows and batches of documents get one of any shape and all
-threads together. OpenVINO's idle threads sleep; those of OpenMP spin.
+as much as an 18-token query costs. So short texts, questions, have graphs of fixed shapes, where several go into
+one row (:mod:`~lir_agents.encoding.openvino_short`); long texts and batches of documents get a graph of any shape,
+a row for each, and all threads together. OpenVINO's idle threads sleep; those of OpenMP spin.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["OpenVinoForward"]
 _STEP = 16
 """Longer rows are padded to a multiple of this: fewer shapes to prepare for, and the tiles of AMX are as high."""
 _MANY_ROWS = 32
-"""A batch of more rows than this is worth one graph run, short or not."""
+"""A batch of more texts than this goes into the graph of any shape, short or not."""
 _MOST_WASTE = 1.25
 
 
 class OpenVinoForward:
-    """A `Forward` over an OpenVINO model with inputs `input_ids` and `attention_mask`.
+    """A `Forward` over an OpenVINO model: what :func:`~lir_agents.encoding.openvino_export.convert` makes.
 
     Safe to call from several threads; the interpreter is free while it runs.
 
@@ -42,8 +42,8 @@ class OpenVinoForward:
         max_tokens: Longest row there will be; padding does not pass it.
         pad_id: Token id that padding has.
         threads: Most threads of one run; None: the processors that this process may use.
-        together: Whether callers that meet, and several questions of one, may share a run: where :meth:`steady`
-            found that they cannot tell.
+        first_position: See :class:`~lir_agents.encoding.openvino_graphs.Model`.
+        shared: Whether callers that meet may share a run: where :meth:`steady` found that they cannot tell.
 
     Raises:
         RuntimeError: OpenVINO cannot read the model.
@@ -58,12 +58,13 @@ class OpenVinoForward:
         max_tokens: int,
         pad_id: int,
         threads: int | None = None,
-        together: bool = False,
+        first_position: int | None = None,
+        shared: bool = False,
     ) -> None:
-        self._model = Model(read(source), bfloat16, pad_id, threads or available_processors())
+        self._model = Model(read(source), bfloat16, pad_id, threads or available_processors(), first_position)
         self._hidden_dim = hidden_dim
         self._max_tokens = max_tokens
-        self._short = ShortRows(self._model, max_tokens, together=together)
+        self._short = ShortRows(self._model, max_tokens, steady=shared)
         self._long: AnyShape | None = None
         self._compiling = Lock()
 

@@ -1,15 +1,15 @@
-"""Short rows in OpenVINO: what a question takes time for is reading the weights, so those who wait read them once.
+"""Short texts in OpenVINO: what a question takes time for is reading the weights, so those who wait read them once.
 
-A caller alone gets all threads for a row or two, or for up to four questions at once. Callers that have to wait for
-each other go into one run, on one thread. What one of them gets depends in no bit on the others, on the number of
-threads or on the load: tried on each machine before it is relied on (:meth:`ShortRows.steady`). The length of a
-graph follows from what one call asks, and from nothing else.
+A caller alone gets all threads, and one run for all its texts that fit into a row. Callers that have to wait for
+each other go into one row, on one thread. What one of them gets depends in no bit on the others, on where its
+texts lie, on the number of threads or on the load: tried on each machine before it is relied on
+(:meth:`ShortRows.steady`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from threading import Lock, Thread
 from typing import Final
@@ -17,114 +17,105 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lir_agents.encoding.openvino_graphs import Model, OneShape
+from lir_agents.encoding.openvino_graphs import Model, OneRow, cells_of
 from lir_agents.encoding.together import Together
 
 __all__ = ["ShortRows"]
 
 Ids = NDArray[np.int64]
 Hidden = NDArray[np.float32]
-_Call = tuple[int, int]  # rows, length in tokens
-_Shape = tuple[int, int, int]  # rows, length in tokens, lanes
+_Shape = tuple[int, int]  # cells, lanes
 _log = logging.getLogger(__name__)
 
-_LENGTHS: Final[Mapping[int, Sequence[int]]] = {1: (32, 64), 2: (32, 48, 80), 4: (32,)}
-"""Rows of a call to the lengths that there are graphs for."""
-_FOUR: Final = 4
-"""Questions of one caller that go into one run on all threads: 1.0 ms each, where one alone takes 1.9."""
-_SHARED: Final[Mapping[_Call, Sequence[int]]] = {(1, 32): (1, 4), (2, 32): (2, 4), (2, 48): (2, 4)}
-"""Calls to the rows of the graphs for callers that meet: one call's, and as many as are worth it. Other calls are
-rare, and go one by one."""
+_CELLS: Final = (32, 48, 64, 96, 128)
+"""The rows that there are graphs for."""
+_SHORT: Final = 64
+"""A text of more cells than this shares a row only with what else its caller asks: a turn with its context."""
 _FEW: Final = 4
-"""More rows than this that each would run alone are worth one run of another graph."""
+"""More texts than this that each would run alone are worth one run of another graph."""
 _MOST_LANES: Final = 8
 
 
 class ShortRows:
-    """Runs calls of one to four short rows. A graph is compiled when it is first wanted, and there for good.
+    """Runs groups of short texts. A graph is compiled when it is first wanted, and there for good.
 
     Args:
         model: The model.
-        max_tokens: Longest row there will be; padding does not pass it.
-        together: Whether rows may share a run: those of several callers, or several questions of one.
+        max_tokens: Longest text there will be.
+        steady: Whether :meth:`steady` found that nobody can tell who else is there.
     """
 
-    def __init__(self, model: Model, max_tokens: int, *, together: bool) -> None:
+    def __init__(self, model: Model, max_tokens: int, *, steady: bool) -> None:
         self._model = model
-        self._max_tokens = max_tokens
-        self._shared = _SHARED if together else {}
+        self._sizes = [cells for cells in _CELLS if model.placed or cells <= max_tokens]
         self._lanes = min(model.threads, _MOST_LANES)
-        self._line: Together[_Call, Sequence[Ids], Sequence[Hidden]] = Together(
-            self._run, self._most, at_once=max(1, self._lanes // 2), lanes=self._lanes
+        self._crowds = steady and self._lanes > 1
+        self._line: Together[Sequence[Ids], Sequence[Hidden]] = Together(
+            self._run,
+            _cells,
+            room=_CELLS[-1] if steady and model.placed else 0,
+            at_once=max(1, self._lanes // 2),
+            lanes=self._lanes,
         )
-        self._graphs: dict[_Shape, OneShape] = {}
+        self._graphs: dict[_Shape, OneRow] = {}
         self._asked_for: dict[_Shape, Lock] = {}
         self._lock = Lock()
 
     def groups(self, rows: Sequence[Ids]) -> list[list[int]]:
-        """Which rows of a call go into which run. What is in none is too long for that, or better off together."""
-        if len(rows) == 2 and self._length(rows):
-            return [[0, 1]]
-        lengths = [self._length([row]) for row in rows]
-        least = _LENGTHS[_FOUR][0] if self._shared else 0
-        fours = [i for i, length in enumerate(lengths) if length == least != 0]
-        others = [[i] for i, length in enumerate(lengths) if length > least]
-        groups = [fours[at : at + _FOUR] for at in range(0, len(fours), _FOUR)]
-        return groups + (others if len(others) <= _FEW else [])
+        """Which texts of a call go into which run. Those in none are too long for that, or too many."""
+        if not self._model.placed:
+            alone = [[i] for i, row in enumerate(rows) if self._size(cells_of(row))]
+            return alone if len(alone) <= _FEW else []
+        if _cells(rows) <= _CELLS[-1]:
+            return [list(range(len(rows)))]
+        return _fill(rows, (i for i, row in enumerate(rows) if cells_of(row) <= _SHORT))
 
     def __call__(self, rows: Sequence[Ids]) -> Sequence[Hidden]:
-        """Hidden states of each row of a group, float32 [t_i, hidden_dim]. Waits while others run."""
-        return self._line((_graph_rows(len(rows)), self._length(rows)), rows)
-
-    def _length(self, rows: Sequence[Ids]) -> int:
-        """The length of the graph for these rows of one call; 0 if there is none."""
-        longest = max(map(len, rows))
-        lengths = _LENGTHS[_graph_rows(len(rows))]
-        return next((length for length in lengths if longest <= length <= self._max_tokens), 0)
+        """Hidden states of each text of a group, float32 [t_i, hidden_dim]. Waits while others run."""
+        return self._line(rows)
 
     def steady(self, rows: Sequence[Ids]) -> bool:
-        """Whether rows get the same hidden states, to the bit, alone with all threads and among others: those of
-        other callers, on one thread, or of the same, on all."""
-        for (_, length), sizes in _SHARED.items():
-            short = [row for row in rows if len(row) <= length <= self._max_tokens]
-            shapes = [(size, length, self._lanes) for size in sizes]
-            shapes += [(_FOUR, length, 1)] if length in _LENGTHS[_FOUR] else []
-            for at in range(0, len(short), sizes[-1]):
-                group = short[at : at + sizes[-1]]
-                alone = [self._compiled((sizes[0], length, 1))([row])[0] for row in group]
-                for shape in shapes:
-                    graph, size = self._compiled(shape), shape[0]
-                    found = [hidden for i in range(0, len(group), size) for hidden in graph(group[i : i + size])]
-                    if not all(map(np.array_equal, found, alone)):
+        """Whether texts get the same hidden states, to the bit, alone with all threads, and in company: of the same
+        caller's texts, or of other callers', on one thread."""
+        short = [row for row in rows if self._size(cells_of(row))]
+        alone = [self._alone([row])[0] for row in short]
+        for shape in ((cells, lanes) for cells in self._sizes for lanes in {1, self._lanes}):
+            fits = [i for i, row in enumerate(short) if cells_of(row) <= shape[0]]
+            for order in (fits, fits[::-1]):  # so that most begin at several places
+                for group in _fill(short, order, shape[0]) if self._model.placed else [[i] for i in order]:
+                    found = self._compiled(shape)([short[i] for i in group])
+                    if not all(np.array_equal(one, alone[i]) for i, one in zip(group, found, strict=True)):
                         return False
         return True
 
-    def _most(self, call: _Call) -> int:
-        sizes = self._shared.get(call, (1,))
-        return sizes[-1] // sizes[0]
+    def _size(self, cells: int) -> int:
+        """Cells of the graph for so many; 0 if there is none."""
+        return next((size for size in self._sizes if cells <= size), 0)
 
-    def _run(self, call: _Call, calls: Sequence[Sequence[Ids]], crowded: bool) -> list[Sequence[Hidden]]:
-        (each, length), rows = call, [row for one in calls for row in one]
-        size = next((size for size in self._shared.get(call, ()) if size >= len(rows)), 0)
-        together = self._if_there((size, length, self._lanes)) if crowded and size else None
-        if together is None:
-            alone = self._if_there((each, length, 1)) if each == _FOUR else self._compiled((each, length, 1))
-            if alone is None:
-                one = self._compiled((1, length, 1))
-                return [[one([row])[0] for row in asked] for asked in calls]
-            return [alone(asked) for asked in calls]
-        found = together(rows)
-        return [found[i : i + each] for i in range(0, len(found), each)]
+    def _run(self, calls: Sequence[Sequence[Ids]], crowded: bool) -> list[Sequence[Hidden]]:
+        rows = [row for one in calls for row in one]
+        if crowded and self._crowds:
+            graph = self._if_there((self._size(_cells(rows)), self._lanes))
+            if graph is None:
+                return [self._alone(asked) for asked in calls]
+            found = graph(rows)
+        else:
+            found = self._alone(rows)
+        left = iter(found)
+        return [[next(left) for _ in asked] for asked in calls]
 
-    def _compiled(self, shape: _Shape) -> OneShape:
+    def _alone(self, rows: Sequence[Ids]) -> list[Hidden]:
+        return self._compiled((self._size(_cells(rows)), 1))(rows)
+
+    def _compiled(self, shape: _Shape) -> OneRow:
         with self._lock:
             compiling = self._asked_for.setdefault(shape, Lock())
         with compiling:
             if shape not in self._graphs:
-                self._graphs[shape] = self._model.one_shape(*shape)
+                self._graphs[shape] = self._model.one_row(*shape)
         return self._graphs[shape]
 
-    def _if_there(self, shape: _Shape) -> OneShape | None:
+    def _if_there(self, shape: _Shape) -> OneRow | None:
         """A graph, or None for as long as a thread of its own makes it: who can do without does not wait for it."""
         with self._lock:
             asked_for = shape in self._asked_for
@@ -138,9 +129,21 @@ class ShortRows:
         try:
             self._compiled(shape)
         except Exception:  # noqa: BLE001  whatever the library raises: everybody goes on alone
-            _log.warning("No graph for %d rows of %d tokens; they take turns", *shape[:2], exc_info=True)
+            _log.warning("No graph for %d tokens of several callers; they take turns", shape[0], exc_info=True)
 
 
-def _graph_rows(rows: int) -> int:
-    """Rows of the graph that so many rows of one call go into."""
-    return next(size for size in _LENGTHS if size >= rows)
+def _cells(rows: Sequence[Ids]) -> int:
+    return sum(map(cells_of, rows))
+
+
+def _fill(rows: Sequence[Ids], which: Iterable[int], room: int = _CELLS[-1]) -> list[list[int]]:
+    """Groups that fill a row of a graph one after the other."""
+    groups: list[list[int]] = []
+    left = 0
+    for i in which:
+        if not groups or cells_of(rows[i]) > left:
+            groups.append([])
+            left = room
+        groups[-1].append(i)
+        left -= cells_of(rows[i])
+    return groups

@@ -102,6 +102,28 @@ def test_a_small_model_of_other_lengths_agrees(plain: Path) -> None:
     assert min(worst(both(opened(plain, "openvino")), both(opened(plain, "torch")))) > 1 - 1e-4
 
 
+@pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        ({"architecture": "bert"}, 0),
+        ({"architecture": "roberta"}, 1),  # counts from behind the position of padding
+        ({"architecture": "modernbert", "local_attention": 16, "global_attn_every_n_layers": 2}, None),
+    ],
+    ids=["bert", "roberta", "modernbert, which also masks by itself"],
+)
+def test_a_model_is_told_positions_where_it_takes_them(
+    architecture: dict[str, object], first: int | None, tmp_path: Path, cache: Path
+) -> None:
+    save_plain(tmp_path / "model", **architecture)
+    ours = opened(tmp_path / "model", "openvino")
+    assert min(worst(both(ours), both(opened(tmp_path / "model", "torch")))) > 1 - 1e-4
+    (entry,) = cache.iterdir()
+    record = recall(entry)
+    assert record is not None
+    assert record["first_position"] == first
+    assert ours.steady is (first is not None)
+
+
 def test_a_vector_does_not_depend_on_what_is_encoded_beside_it(fast: TransformerEncoder) -> None:
     """Torch's bfloat16 does not promise as much: there a passage's bits follow from its neighbours' lengths."""
     together = both(fast)
@@ -148,7 +170,7 @@ def test_the_choice_is_kept_and_asked_once(plain: Path, cache: Path, monkeypatch
     assert (record["name"], record["reason"]) == (first.backend.name, first.backend.reason)
     assert record["agrees"]
     assert "ms in openvino" in record["reason"]
-    monkeypatch.setattr(backends, "convert", lambda _: pytest.fail("converted again"))
+    monkeypatch.setattr(backends, "convert", lambda *_, **__: pytest.fail("converted again"))
     assert choose(plain).backend == first.backend
     assert choose(plain, "openvino").backend is not None
 
@@ -223,14 +245,14 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_a_model_that_cannot_be_converted_stays_in_torch_and_is_not_tried_again(
     plain: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(_: object, *, placed: bool) -> None:
         raise RuntimeError("no rule for aten::strange")
 
     monkeypatch.setattr(backends, "convert", fail)
     chosen = choose(plain).backend
     assert chosen is not None
     assert (chosen.name, "aten::strange" in chosen.reason) == ("torch", True)
-    monkeypatch.setattr(backends, "convert", lambda _: pytest.fail("tried again"))
+    monkeypatch.setattr(backends, "convert", lambda *_, **__: pytest.fail("tried again"))
     assert choose(plain).backend == chosen
     with pytest.raises(ConfigError, match="aten::strange") as caught:
         choose(plain, "openvino")
@@ -249,11 +271,11 @@ def test_a_conversion_that_ignores_the_mask_is_found_out(
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> object:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask | 1)
+        def forward(self, input_ids: Tensor, attention_mask: Tensor, **positions: Tensor) -> object:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask | 1, **positions)
 
-    def convert(model: nn.Module) -> object:
-        return good(Blind(model))
+    def convert(model: nn.Module, *, placed: bool) -> object:
+        return good(Blind(model), placed=placed)
 
     monkeypatch.setattr(backends, "convert", convert)
     chosen = choose(plain).backend

@@ -23,7 +23,7 @@ if find_spec("openvino") is None:  # importorskip would import it, and its telem
     pytest.skip("the extra `openvino` is not installed", allow_module_level=True)
 
 from lir_agents.encoding.openvino_forward import OpenVinoForward
-from lir_agents.encoding.openvino_graphs import OneShape
+from lir_agents.encoding.openvino_graphs import OneRow, cells_of
 from lir_agents.encoding.openvino_short import ShortRows
 
 WORDS = [
@@ -85,11 +85,11 @@ def opened(precision: str | None = None) -> TransformerEncoder:
 def met(encoder: TransformerEncoder, threads: ThreadPoolExecutor) -> None:
     """Callers have met: every graph that they may share is there."""
     rows, end = short_rows(encoder), time.monotonic() + 60
-    wanted = {(size, length, 2) for (_, length), sizes in rows._shared.items() for size in sizes}
-    single, short, long = ([QueryText("how many?")], *([QueryText("who?", "how " * n)] * 2 for n in (3, 36)))
+    wanted = {(cells, 2) for cells in rows._sizes}
+    calls = [[QueryText("how " * words)] for words in (3, 40, 70, 100)]
     while not wanted <= rows._graphs.keys():
         assert time.monotonic() < end
-        for call in (single, short, long):
+        for call in calls:
             list(threads.map(encoder.encode_queries, [call] * 16))
 
 
@@ -110,13 +110,13 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many calls went into each run."""
     seen: list[int] = []
-    run = OneShape.__call__
+    run = OneRow.__call__
 
-    def watched(self: OneShape, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def watched(self: OneRow, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         seen.append(len(rows))
         return run(self, rows)
 
-    monkeypatch.setattr(OneShape, "__call__", watched)
+    monkeypatch.setattr(OneRow, "__call__", watched)
     return seen
 
 
@@ -125,12 +125,12 @@ def test_eight_threads_get_what_one_gets(
 ) -> None:
     asked = some(np.random.default_rng(7), 90 if encoder._precision == "float32" else 240)
     alone = [encoder.encode_queries(one) for one in asked]
-    assert max(sizes) == 2
+    assert max(sizes) == 2  # a turn and its context
     met(encoder, threads)
     sizes.clear()
     before = threading.active_count()
     assert all(map(alike, threads.map(encoder.encode_queries, asked), alone))
-    assert sizes.count(4) > 10, "they never met"
+    assert sum(size > 2 for size in sizes) > 10, "they never met"
     assert threading.active_count() == before
     assert short_rows(encoder)._line._busy == 0
 
@@ -155,17 +155,27 @@ def test_several_questions_of_one_caller_get_what_each_gets_alone(
     assert alike(encoder.encode_queries(asked), alone)
 
 
-def test_four_questions_of_one_caller_are_one_run_once_there_is_a_graph_for_it(
+def test_questions_of_one_caller_go_into_as_few_rows_as_hold_them(
     encoder: TransformerEncoder, sizes: list[int]
 ) -> None:
-    asked = [QueryText(f"question {i}") for i in range(11)]
-    encoder.encode_queries(asked)
-    for thread in threading.enumerate():
-        if thread.name == "lir-compile":
-            thread.join(20)
+    encoder.encode_queries([QueryText(f"question {i}") for i in range(11)])
+    assert sizes == [8, 3]
     sizes.clear()
-    encoder.encode_queries(asked)
-    assert sizes == [4, 4, 3]
+    encoder.encode_queries([QueryText("how " * words) for words in (40, 3, 70, 5)])  # a text of 70 goes elsewhere
+    assert sizes == [3]
+
+
+def test_a_text_has_the_same_bits_wherever_it_lies_in_a_row(encoder: TransformerEncoder) -> None:
+    rng, graph = np.random.default_rng(3), short_rows(encoder)._compiled((128, 1))
+    rows = [one.ids for one in encoder._inputs().queries([QueryText(text(rng, n)) for n in (2, 9, 18, 33, 50)])]
+    alone = [graph([row])[0] for row in rows]
+    for _ in range(20):
+        order: list[int] = []
+        for i in rng.permutation(len(rows)):
+            if sum(cells_of(rows[j]) for j in [*order, i]) <= 128:
+                order.append(int(i))
+        found = graph([rows[i] for i in order])
+        assert all(np.array_equal(one, alone[i]) for i, one in zip(order, found, strict=True)), order
 
 
 def test_the_error_of_one_is_not_the_others(
@@ -176,14 +186,14 @@ def test_the_error_of_one_is_not_the_others(
     met(encoder, threads)
     bad = {5, 6, 30, 63}
     spoilt = [encoder._inputs().queries([asked[i][0]])[0].ids.tolist() for i in bad]
-    run = OneShape.__call__
+    run = OneRow.__call__
 
-    def breaking(self: OneShape, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def breaking(self: OneRow, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         if any(row.tolist() in spoilt for row in rows):
             raise RuntimeError("a kernel failed")
         return run(self, rows)
 
-    monkeypatch.setattr(OneShape, "__call__", breaking)
+    monkeypatch.setattr(OneRow, "__call__", breaking)
 
     def encode(i: int) -> list[Encoding] | None:
         try:
@@ -202,14 +212,14 @@ def test_a_graph_that_cannot_be_had_costs_company_not_answers(
     encoder = opened()
     rows, asked = short_rows(encoder), [[QueryText(f"question {i}")] for i in range(64)]
     alone = [encoder.encode_queries(one) for one in asked]
-    make = type(rows._model).one_shape
+    make = type(rows._model).one_row
 
-    def failing(model: object, size: int, length: int, lanes: int) -> OneShape:
+    def failing(model: object, cells: int, lanes: int) -> OneRow:
         if lanes > 1:
             raise RuntimeError("no memory for it")
-        return make(model, size, length, lanes)  # type: ignore[arg-type]
+        return make(model, cells, lanes)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(rows._model), "one_shape", failing)
+    monkeypatch.setattr(type(rows._model), "one_row", failing)
     assert all(map(alike, threads.map(encoder.encode_queries, asked), alone))
     for thread in threading.enumerate():
         if thread.name == "lir-compile":
@@ -218,17 +228,20 @@ def test_a_graph_that_cannot_be_had_costs_company_not_answers(
     assert {lanes for *_, lanes in rows._graphs} == {1}
 
 
+@pytest.mark.parametrize(("told", "lanes"), [("by company", {1, 2}), ("by company and threads", {1})])
 def test_where_company_would_change_a_bit_nobody_has_any(
+    told: str,
+    lanes: set[int],
     threads: ThreadPoolExecutor,
     sizes: list[int],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """A processor whose kernels for four rows round otherwise than those for one."""
+    """A processor whose sums depend on where a text lies."""
     monkeypatch.setenv("LIR_CACHE_DIR", str(tmp_path_factory.mktemp("unsteady")))
     with monkeypatch.context() as patch:
-        run = OneShape.__call__
-        patch.setattr(OneShape, "__call__", _unsteady(run))
+        run = OneRow.__call__
+        patch.setattr(OneRow, "__call__", _unsteady(run, threads_too="threads" in told))
         encoder = opened()
         short_rows(encoder)
     asked = [[QueryText(f"question {i}")] for i in range(64)]
@@ -236,12 +249,17 @@ def test_where_company_would_change_a_bit_nobody_has_any(
     alone = [encoder.encode_queries(one) for one in asked]
     assert all(map(alike, threads.map(encoder.encode_queries, asked), alone))
     assert set(sizes) == {1}
-    assert {lanes for *_, lanes in short_rows(encoder)._graphs} == {1}
+    assert {used for _, used in short_rows(encoder)._graphs} <= lanes
+    assert encoder.steady is ("threads" not in told)
 
 
-def _unsteady(run: Callable[..., list[np.ndarray]]) -> Callable[..., list[np.ndarray]]:
-    def other(self: OneShape, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _unsteady(run: Callable[..., list[np.ndarray]], *, threads_too: bool) -> Callable[..., list[np.ndarray]]:
+    def other(self: OneRow, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         found = run(self, rows)
-        return [np.nextafter(one, np.float32(2)) for one in found] if len(rows) == 4 else found
+        return (
+            [np.nextafter(one, np.float32(2)) for one in found]
+            if len(rows) > 1 or (threads_too and not self._here)
+            else found
+        )
 
     return other
