@@ -22,7 +22,7 @@ from lir_agents.encoding.cache import cache_folder, publish, recall
 from lir_agents.encoding.checkpoint import Checkpoint
 from lir_agents.encoding.fingerprint import combine, weights_sha256
 from lir_agents.encoding.model import Forward, load_forward, load_plain, pad_id
-from lir_agents.encoding.openvino_export import MODEL_FILE, convert, save
+from lir_agents.encoding.openvino_export import MODEL_FILE, convert, masks_by_itself, save
 from lir_agents.encoding.openvino_forward import OpenVinoForward
 from lir_agents.encoding.openvino_graphs import openvino, processor
 from lir_agents.encoding.probe import Probe, disagreement
@@ -147,7 +147,7 @@ class _Choice:
         if model is None or (chosen.name == "torch" and not (forced and record["agrees"])):
             return None, replace(chosen, steady=False)
         try:
-            return self._openvino(model, record["first_position"], shared=record["steady"]), chosen
+            return self._openvino(model, record["first_position"], shared=record["shared"]), chosen
         except RuntimeError as error:
             return None, Chosen("torch", f"openvino cannot read its model: {_short(error)}")
 
@@ -158,16 +158,17 @@ class _Choice:
         rows = [one.ids for one in (*probe.questions, *probe.passages)]
         converted: Any = None
         against: str | None = None
-        for first in self._first_positions():
+        for first in (None,) if masks_by_itself(model) else self._first_positions():
             try:
                 if converted is None or first is None:
                     converted = convert(model, placed=first is not None)
                 fast = self._openvino(converted, first)
                 against = disagreement(probe, exact, fast)
-                steady = against is None and fast.steady(rows)
+                shared = against is None and fast.shareable(rows)
+                steady = shared and fast.steady(rows)
             except Exception as error:  # noqa: BLE001  of an architecture it does not know, a converter says so in many ways
                 against = f"openvino cannot convert it: {_short(error)}"
-            if against is None and (steady or first is None):
+            if against is None and (shared or first is None):
                 break
         if against is not None:
             record = {"name": "torch", "reason": against, "agrees": False}
@@ -175,7 +176,8 @@ class _Choice:
         taken = probe.race({"torch": as_torch(choose_dtype(self.target, self.precision)), "openvino": fast})
         name: BackendName = "openvino" if taken["openvino"] <= taken["torch"] else "torch"
         reason = f"a question takes {taken['openvino']:.1f} ms in openvino, {taken['torch']:.1f} ms in torch"
-        record = {"name": name, "reason": reason, "agrees": True, "steady": steady, "first_position": first}
+        record = {"name": name, "reason": reason, "agrees": True, "steady": steady, "shared": shared}
+        record["first_position"] = first
         return self._keep(entry, record, partial(save, converted)), converted
 
     def _keep(self, entry: Path, record: dict[str, Any], write: Callable[[Path], None]) -> dict[str, Any]:

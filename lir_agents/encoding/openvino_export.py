@@ -9,9 +9,18 @@ from typing import Any
 
 from lir_agents.encoding.openvino_graphs import openvino
 
-__all__ = ["MODEL_FILE", "convert", "save"]
+__all__ = ["MODEL_FILE", "convert", "masks_by_itself", "save"]
 
 MODEL_FILE = "model.xml"
+
+
+def masks_by_itself(model: Any) -> bool:
+    """Whether a transformers model looks at fewer tokens than an attention mask allows: at some before, or nearby.
+
+    Such a mask of its own is not made where it is given a whole one.
+    """
+    own = ("is_decoder", "sliding_window", "local_attention", "attention_window", "block_size")
+    return any(getattr(model.config, name, None) for name in own)
 
 
 def convert(model: Any, *, placed: bool) -> Any:

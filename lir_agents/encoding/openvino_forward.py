@@ -43,7 +43,7 @@ class OpenVinoForward:
         pad_id: Token id that padding has.
         threads: Most threads of one run; None: the processors that this process may use.
         first_position: See :class:`~lir_agents.encoding.openvino_graphs.Model`.
-        shared: Whether callers that meet may share a run: where :meth:`steady` found that they cannot tell.
+        shared: Whether callers that meet may share a run: where :meth:`shareable` found that they cannot tell.
 
     Raises:
         RuntimeError: OpenVINO cannot read the model.
@@ -82,10 +82,12 @@ class OpenVinoForward:
             hidden[group, : found.shape[1]] = found
         return States(hidden)
 
+    def shareable(self, rows: Sequence[NDArray[np.int64]]) -> bool:
+        """Whether short texts have the same hidden states, to the bit, in runs shared with those of others."""
+        return self._short.steady(rows)
+
     def steady(self, rows: Sequence[NDArray[np.int64]]) -> bool:
-        """Whether hidden states are the same, to the bit, alone and in any run shared with others."""
-        if not self._short.steady(rows):
-            return False
+        """Whether, beyond that, texts have them in a large batch as well, which the graph of any shape runs."""
         together = self._any_shape().finish(self._start(rows))
         return all(np.array_equal(together[i, : len(row)], self([row]).hidden[0]) for i, row in enumerate(rows))
 

@@ -80,13 +80,18 @@ class ShortRows:
         short = [row for row in rows if self._size(cells_of(row))]
         alone = [self._alone([row])[0] for row in short]
         for shape in ((cells, lanes) for cells in self._sizes for lanes in {1, self._lanes}):
-            fits = [i for i, row in enumerate(short) if cells_of(row) <= shape[0]]
-            for order in (fits, fits[::-1]):  # so that most begin at several places
-                for group in _fill(short, order, shape[0]) if self._model.placed else [[i] for i in order]:
-                    found = self._compiled(shape)([short[i] for i in group])
-                    if not all(np.array_equal(one, alone[i]) for i, one in zip(group, found, strict=True)):
-                        return False
+            for group in self._companies(short, shape[0]):
+                found = self._compiled(shape)([short[i] for i in group])
+                if not all(np.array_equal(one, alone[i]) for i, one in zip(group, found, strict=True)):
+                    return False
         return True
+
+    def _companies(self, rows: Sequence[Ids], cells: int) -> list[list[int]]:
+        """Groups of texts to try a graph of so many cells with: in two orders, so that most begin at two places."""
+        if not self._model.placed:
+            return [[i] for i, row in enumerate(rows) if self._size(cells_of(row)) == cells]
+        fits = [i for i, row in enumerate(rows) if cells_of(row) <= cells]
+        return _fill(rows, fits, cells) + _fill(rows, fits[::-1], cells)
 
     def _size(self, cells: int) -> int:
         """Cells of the graph for so many; 0 if there is none."""

@@ -35,7 +35,8 @@ _PASSAGES = (
     "La cantina abre a mediodía; se sirve sopa y ensalada hasta que se acaban.",
     "",
     "Invoices are paid within fourteen days.",
-    "The Treaty of Westphalia ended the Thirty Years' War in 1648. " * 60,
+    # Never the same twice: whoever looks at fewer neighbours than the model does, or at more, is found out.
+    " ".join(f"Article {i} of the treaty of {1648 + 7 * i} names {i * i} towns." for i in range(60)),
 )
 
 

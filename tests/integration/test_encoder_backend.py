@@ -121,7 +121,33 @@ def test_a_model_is_told_positions_where_it_takes_them(
     record = recall(entry)
     assert record is not None
     assert record["first_position"] == first
-    assert ours.steady is (first is not None)
+
+
+def test_a_model_that_looks_nearby_only_is_found_out_when_it_is_given_a_whole_mask(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nearby = {"architecture": "modernbert", "local_attention": 16, "global_attn_every_n_layers": 2}
+    save_plain(tmp_path / "model", **nearby)
+    monkeypatch.setattr(backends, "masks_by_itself", lambda _: False)
+    opened(tmp_path / "model", "openvino").encode_queries([QUERY])
+    (entry,) = cache.iterdir()
+    record = recall(entry)
+    assert record is not None
+    assert record["first_position"] is None
+
+
+def test_callers_share_where_a_large_batch_would_not_give_the_same_bits(tmp_path: Path, cache: Path) -> None:
+    """Models with rotary positions: the graph of any shape rounds otherwise than those of one row."""
+    save_plain(tmp_path / "model", architecture="eurobert")
+    encoder = opened(tmp_path / "model", "openvino")
+    turns = [QUERY, QueryText(QUERY.text, "we talked about the office"), QueryText("and the dog?")]
+    alone = [encoder.encode_queries([one])[0] for one in turns]
+    for one, other in zip(encoder.encode_queries(turns), alone, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+    (entry,) = cache.iterdir()
+    record = recall(entry)
+    assert record is not None
+    assert (record["shared"], record["first_position"]) == (True, 0)
 
 
 def test_a_vector_does_not_depend_on_what_is_encoded_beside_it(fast: TransformerEncoder) -> None:
