@@ -22,12 +22,13 @@ from lir_agents.encoding.cache import cache_folder, publish, recall
 from lir_agents.encoding.checkpoint import Checkpoint
 from lir_agents.encoding.fingerprint import combine, weights_sha256
 from lir_agents.encoding.model import Forward, load_forward, load_plain, pad_id
-from lir_agents.encoding.openvino_export import MODEL_FILE, convert, masks_by_itself, save
+from lir_agents.encoding.openvino_export import MODEL_FILE, convert, first_position, save
 from lir_agents.encoding.openvino_forward import OpenVinoForward
 from lir_agents.encoding.openvino_graphs import openvino, processor
 from lir_agents.encoding.probe import Probe, disagreement
 from lir_agents.encoding.runtime import Precision, choose_device, choose_dtype
 from lir_agents.errors import ConfigError
+from lir_agents.threads import available_processors
 
 if TYPE_CHECKING:
     import torch
@@ -158,10 +159,9 @@ class _Choice:
         rows = [one.ids for one in (*probe.questions, *probe.passages)]
         converted: Any = None
         against: str | None = None
-        for first in (None,) if masks_by_itself(model) else self._first_positions():
+        for first in dict.fromkeys((first_position(model), None)):
             try:
-                if converted is None or first is None:
-                    converted = convert(model, placed=first is not None)
+                converted = convert(model, placed=first is not None)
                 fast = self._openvino(converted, first)
                 against = disagreement(probe, exact, fast)
                 shared = against is None and fast.shareable(rows)
@@ -186,13 +186,6 @@ class _Choice:
         except (OSError, RuntimeError) as error:  # OpenVINO says so in a RuntimeError when a disk is full
             _log.warning("The converted encoder is not kept, and made again by the next process: %s", error)
         return record
-
-    def _first_positions(self) -> tuple[int | None, ...]:
-        """What a model may call a text's first position, if it is told; at last, it is left to count by itself.
-
-        Those after RoBERTa begin behind the position that padding has.
-        """
-        return (0, pad_id(self.checkpoint) + 1, None)
 
     def _openvino(self, model: Any, first_position: int | None, *, shared: bool = False) -> OpenVinoForward:
         return OpenVinoForward(
@@ -220,6 +213,7 @@ class _Choice:
                 "bfloat16": self._bfloat16,
                 "versions": {name: version(name) for name in ("openvino", "torch", "transformers")},
                 "processor": processor(),
+                "threads": self.threads or available_processors(),
             }
         )[:32]
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lir_agents.encoding.openvino_graphs import openvino
 
-__all__ = ["MODEL_FILE", "convert", "masks_by_itself", "save"]
+__all__ = ["MODEL_FILE", "convert", "first_position", "save"]
 
 MODEL_FILE = "model.xml"
 
 
-def masks_by_itself(model: Any) -> bool:
-    """Whether a transformers model looks at fewer tokens than an attention mask allows: at some before, or nearby.
+def first_position(model: Any) -> int | None:
+    """Where a transformers model has a text's positions begin, as `Model` of OpenVINO's graphs tells them.
 
-    Such a mask of its own is not made where it is given a whole one.
+    Returns:
+        0, or a place behind that of padding in RoBERTa and those after it. None: it is not to be told, because it
+        looks at fewer tokens than a mask allows, at those before or nearby: a mask of its own is not made where it
+        is given a whole one.
     """
     own = ("is_decoder", "sliding_window", "local_attention", "attention_window", "block_size")
-    return any(getattr(model.config, name, None) for name in own)
+    if any(getattr(model.config, name, None) for name in own):
+        return None
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
 
 
 def convert(model: Any, *, placed: bool) -> Any:
@@ -70,18 +79,25 @@ def convert(model: Any, *, placed: bool) -> Any:
     if placed:
         whole = mask.bool()[:, None, None, :].repeat(1, 1, 12, 1)
         example |= {"position_ids": torch.arange(12).repeat(2, 1), "attention_mask": whole}
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # the tracer warns of every branch it takes; the probe tells whether it erred
-        level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            return openvino().convert_model(
-                (OfPlaced if placed else LastHiddenState)().eval(), example_input=example
-            )
-        finally:
-            logging.disable(level)
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        return openvino().convert_model((OfPlaced if placed else LastHiddenState)().eval(), example_input=example)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tracer warns of every branch it takes; the probe tells whether it erred. And the converter sets the root
+    logger's level, filters and handlers, and leaves them so where it raises."""
+    root, level = logging.getLogger(), logging.root.manager.disable
+    before = root.level, root.filters[:], root.handlers[:]
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(before[0])
+        root.filters[:], root.handlers[:] = before[1:]
+        logging.disable(level)
 
 
 def save(model: Any, folder: Path) -> None:

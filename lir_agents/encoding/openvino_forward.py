@@ -64,7 +64,7 @@ class OpenVinoForward:
         self._model = Model(read(source), bfloat16, pad_id, threads or available_processors(), first_position)
         self._hidden_dim = hidden_dim
         self._max_tokens = max_tokens
-        self._short = ShortRows(self._model, max_tokens, steady=shared)
+        self._short = ShortRows(self._model, max_tokens, shared=shared)
         self._long: AnyShape | None = None
         self._compiling = Lock()
 
@@ -84,7 +84,7 @@ class OpenVinoForward:
 
     def shareable(self, rows: Sequence[NDArray[np.int64]]) -> bool:
         """Whether short texts have the same hidden states, to the bit, in runs shared with those of others."""
-        return self._short.steady(rows)
+        return self._short.shareable(rows)
 
     def steady(self, rows: Sequence[NDArray[np.int64]]) -> bool:
         """Whether, beyond that, texts have them in a large batch as well, which the graph of any shape runs."""

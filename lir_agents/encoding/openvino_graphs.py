@@ -81,8 +81,9 @@ class Model:
         bfloat16: Whether to multiply in bfloat16; float32 otherwise.
         pad_id: Token id that padding has.
         threads: Most threads of one run.
-        first_position: The position of a text's first token; None: the model counts by itself, and a row holds one
-            text only.
+        first_position: The position of a text's first token: 0; or p > 0, where p - 1 is both the id of padding and
+            the position that this token has wherever it stands, uncounted. None: the model counts by itself, and a
+            row holds one text only.
     """
 
     source: Any
@@ -95,6 +96,15 @@ class Model:
     def placed(self) -> bool:
         """Whether several texts go into one row."""
         return self.first_position is not None
+
+    def positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions of tokens, int64 [..., t], where the model is told them."""
+        first = self.first_position or 0
+        if not first:
+            return np.broadcast_to(np.arange(ids.shape[-1]), ids.shape).copy()
+        counted = (ids != first - 1).astype(np.int64)
+        places: NDArray[np.int64] = np.cumsum(counted, axis=-1) * counted + (first - 1)
+        return places
 
     def any_shape(self) -> AnyShape:
         """A graph for rows of any length, with all threads."""
@@ -141,9 +151,9 @@ class AnyShape:
             request = self.idle.pop() if self.idle else None
         request = request or self.compiled.create_infer_request()
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if (first := self.model.first_position) is not None:
-            positions = np.broadcast_to(np.arange(first, first + ids.shape[1]), ids.shape)
-            inputs |= {"position_ids": positions.copy(), "attention_mask": mask.astype(bool)[:, None, None, :]}
+        if self.model.placed:
+            whole = mask.astype(bool)[:, None, None, :]
+            inputs |= {"position_ids": self.model.positions(ids), "attention_mask": whole}
         request.start_async(inputs, share_inputs=False)
         return request
 
@@ -187,11 +197,12 @@ class _Request:
     """An infer request and the arrays that it reads."""
 
     def __init__(self, compiled: Any, model: Model, cells: int) -> None:
+        # Set first, so that it goes first: where a run was interrupted it waits for what reads the arrays.
+        self._request = compiled.create_infer_request()
         self._model = model
         self._ids = np.zeros((1, cells), np.int64)
-        self._positions = np.zeros((1, cells), np.int64)
+        self._positions = np.zeros((1, cells), np.int64)  # those of cells without a text are of no matter
         self._mask = np.zeros((1, 1, cells, cells), bool) if model.placed else np.zeros((1, cells), np.int64)
-        self._request = compiled.create_infer_request()
         inputs = {"input_ids": self._ids, "attention_mask": self._mask}
         if model.placed:
             inputs["position_ids"] = self._positions
@@ -218,13 +229,11 @@ class _Request:
         for row in rows:
             end, following = at + len(row), at + cells_of(row)
             self._ids[0, at:end] = row
-            if self._model.first_position is None:
-                self._mask[0, at:end] = 1
-            else:
-                self._positions[0, at:end] = np.arange(
-                    self._model.first_position, self._model.first_position + len(row)
-                )
+            if self._model.placed:
+                self._positions[0, at:end] = self._model.positions(row)
                 self._mask[0, 0, at:following, at:end] = True
+            else:
+                self._mask[0, at:end] = 1
             starts.append(at)
             at = following
         if self._model.placed:

@@ -3,7 +3,7 @@
 A caller alone gets all threads, and one run for all its texts that fit into a row. Callers that have to wait for
 each other go into one row, on one thread. What one of them gets depends in no bit on the others, on where its
 texts lie, on the number of threads or on the load: tried on each machine before it is relied on
-(:meth:`ShortRows.steady`).
+(:meth:`ShortRows.shareable`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _CELLS: Final = (32, 48, 64, 96, 128)
 """The rows that there are graphs for."""
 _SHORT: Final = 64
-"""A text of more cells than this shares a row only with what else its caller asks: a turn with its context."""
+"""A text of more cells than this is worth a run of its own where its caller has more texts than fit into a row."""
 _FEW: Final = 4
 """More texts than this that each would run alone are worth one run of another graph."""
 _MOST_LANES: Final = 8
@@ -42,18 +42,18 @@ class ShortRows:
     Args:
         model: The model.
         max_tokens: Longest text there will be.
-        steady: Whether :meth:`steady` found that nobody can tell who else is there.
+        shared: Whether callers may share a run: where :meth:`shareable` found that they cannot tell.
     """
 
-    def __init__(self, model: Model, max_tokens: int, *, steady: bool) -> None:
+    def __init__(self, model: Model, max_tokens: int, *, shared: bool) -> None:
         self._model = model
         self._sizes = [cells for cells in _CELLS if model.placed or cells <= max_tokens]
         self._lanes = min(model.threads, _MOST_LANES)
-        self._crowds = steady and self._lanes > 1
+        self._crowds = shared and self._lanes > 1
         self._line: Together[Sequence[Ids], Sequence[Hidden]] = Together(
             self._run,
             _cells,
-            room=_CELLS[-1] if steady and model.placed else 0,
+            room=_CELLS[-1] if shared and model.placed else 0,
             at_once=max(1, self._lanes // 2),
             lanes=self._lanes,
         )
@@ -74,7 +74,7 @@ class ShortRows:
         """Hidden states of each text of a group, float32 [t_i, hidden_dim]. Waits while others run."""
         return self._line(rows)
 
-    def steady(self, rows: Sequence[Ids]) -> bool:
+    def shareable(self, rows: Sequence[Ids]) -> bool:
         """Whether texts get the same hidden states, to the bit, alone with all threads, and in company: of the same
         caller's texts, or of other callers', on one thread."""
         short = [row for row in rows if self._size(cells_of(row))]
@@ -99,13 +99,15 @@ class ShortRows:
 
     def _run(self, calls: Sequence[Sequence[Ids]], crowded: bool) -> list[Sequence[Hidden]]:
         rows = [row for one in calls for row in one]
-        if crowded and self._crowds:
-            graph = self._if_there((self._size(_cells(rows)), self._lanes))
-            if graph is None:
-                return [self._alone(asked) for asked in calls]
-            found = graph(rows)
-        else:
-            found = self._alone(rows)
+        shape = self._size(_cells(rows)), self._lanes if crowded and self._crowds else 1
+        graph = self._compiled(shape) if shape[1] == 1 else self._if_there(shape)
+        if graph is None:
+            return [self._alone(asked) for asked in calls]
+        found = graph(rows)
+        if len(rows) > 1 and not all(np.isfinite(one).all() for one in found):
+            # A text whose states overflow spoils its neighbours': what they do not look at counts 0 times, and 0
+            # times infinity is no 0.
+            found = [self._alone([row])[0] for row in rows]
         left = iter(found)
         return [[next(left) for _ in asked] for asked in calls]
 

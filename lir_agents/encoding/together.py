@@ -46,7 +46,7 @@ class Together(Generic[A, R]):
         run: Answers calls, in their order. Its last argument says whether several threads are here, or were a
             moment ago. Where it raises it is asked anew for each call alone, so that an error is only ever told to
             who caused it.
-        size: How much of a run's room a call takes.
+        size: How much of a run's room a call takes, >= 1.
         room: Calls of so much together go into one run; what takes more goes alone. 0: each goes alone.
         at_once: Lanes that take whoever is first, alone or not, >= 1.
         lanes: All lanes, >= at_once; those beyond it open when those who wait fill the room, and are several.

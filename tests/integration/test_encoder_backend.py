@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from tests.encoding_checkpoints import save_plain
 
 if find_spec("openvino") is None:  # importorskip would import it, and its telemetry with it: 3 s a conversion
     pytest.skip("the extra `openvino` is not installed", allow_module_level=True)
+
+from lir_agents.encoding.openvino_forward import OpenVinoForward
 
 QUERY = QueryText("how many days off do i get?")
 TEXTS = ["leave " * 400, "", "Ask HR.", "Everybody has thirty days of leave. " * 12, "東京 🙂", "to be " * 20, "a"]
@@ -128,12 +131,67 @@ def test_a_model_that_looks_nearby_only_is_found_out_when_it_is_given_a_whole_ma
 ) -> None:
     nearby = {"architecture": "modernbert", "local_attention": 16, "global_attn_every_n_layers": 2}
     save_plain(tmp_path / "model", **nearby)
-    monkeypatch.setattr(backends, "masks_by_itself", lambda _: False)
+    monkeypatch.setattr(backends, "first_position", lambda _: 0)
     opened(tmp_path / "model", "openvino").encode_queries([QUERY])
     (entry,) = cache.iterdir()
     record = recall(entry)
     assert record is not None
     assert record["first_position"] is None
+
+
+def test_a_conversion_that_fails_leaves_the_hosts_logging_alone(plain: Path) -> None:
+    from torch import nn
+
+    class Broken(nn.Module):
+        def forward(self, **_: object) -> None:
+            raise TypeError("takes no positions")
+
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:], root.manager.disable
+    with pytest.raises(Exception, match="no positions"):
+        backends.convert(Broken(), placed=True)
+    assert (root.level, root.filters[:], root.handlers[:], root.manager.disable) == before
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "bert"])
+def test_padding_in_a_text_stands_where_the_model_would_have_it(
+    architecture: str, tmp_path: Path, cache: Path
+) -> None:
+    """A text may say "[PAD]"; RoBERTa gives it the position of padding, and does not count it."""
+    save_plain(tmp_path / "model", architecture=architecture)
+    asked = [QueryText("the [PAD] cat sat"), QueryText("[PAD]"), QueryText("and the dog?", "[PAD] [PAD] we talked")]
+    pair = [opened(tmp_path / "model", backend) for backend in ("openvino", "torch")]
+    found = [one.encode_queries(asked) for one in pair]
+    assert min(worst(*found)) > 1 - 1e-5
+    texts = ["cat [PAD] " * times for times in (1, 7, 20)]
+    written = [[each for _, each in sorted(one.encode_documents(texts), key=lambda pair: pair[0])] for one in pair]
+    assert min(worst(*written)) > 1 - 1e-5
+
+
+def test_a_text_that_overflows_spoils_no_others(tmp_path: Path, cache: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_plain(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    (table,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    encoder = opened(tmp_path / "model", "torch")
+    bad = encoder._inputs().queries([QueryText("zurich")])[0].ids[1]
+    weights[table][bad] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    encoder = opened(tmp_path / "model", "openvino")
+    good = QueryText("the cat sat")
+    (alone,) = encoder.encode_queries([good])
+    (together, spoilt) = encoder.encode_queries([good, QueryText("we talked about zurich")])
+    np.testing.assert_array_equal(together.tokens, alone.tokens)
+    assert np.isnan(spoilt.tokens).any()
+    forward = encoder._run()
+    with ThreadPoolExecutor(8) as threads:
+        asked = [good, QueryText("zurich")] * 100
+        for one, (found,) in zip(asked, threads.map(encoder.encode_queries, [[one] for one in asked]), strict=True):
+            assert one is not good or np.array_equal(found.tokens, alone.tokens)
+    assert isinstance(forward, OpenVinoForward)
+    assert (96, 2) in forward._short._graphs or (128, 2) in forward._short._graphs or forward._short._lanes == 1
 
 
 def test_callers_share_where_a_large_batch_would_not_give_the_same_bits(tmp_path: Path, cache: Path) -> None:
