@@ -187,7 +187,7 @@ class _Choice:
             _log.warning("The converted encoder is not kept, and made again by the next process: %s", error)
         return record
 
-    def _openvino(self, model: Any, first_position: int | None, *, shared: bool = False) -> OpenVinoForward:
+    def _openvino(self, model: Any, first: int | None, *, shared: bool = False) -> OpenVinoForward:
         return OpenVinoForward(
             model,
             bfloat16=self._bfloat16,
@@ -195,7 +195,7 @@ class _Choice:
             max_tokens=self.checkpoint.max_tokens,
             pad_id=pad_id(self.checkpoint),
             threads=self.threads,
-            first_position=first_position,
+            first_position=first,
             shared=shared,
         )
 

@@ -103,16 +103,19 @@ class ShortRows:
         graph = self._compiled(shape) if shape[1] == 1 else self._if_there(shape)
         if graph is None:
             return [self._alone(asked) for asked in calls]
-        found = graph(rows)
-        if len(rows) > 1 and not all(np.isfinite(one).all() for one in found):
-            # A text whose states overflow spoils its neighbours': what they do not look at counts 0 times, and 0
-            # times infinity is no 0.
-            found = [self._alone([row])[0] for row in rows]
-        left = iter(found)
-        return [[next(left) for _ in asked] for asked in calls]
+        found = iter(self._kept_apart(graph, rows))
+        return [[next(found) for _ in asked] for asked in calls]
 
     def _alone(self, rows: Sequence[Ids]) -> list[Hidden]:
-        return self._compiled((self._size(_cells(rows)), 1))(rows)
+        return self._kept_apart(self._compiled((self._size(_cells(rows)), 1)), rows)
+
+    def _kept_apart(self, graph: OneRow, rows: Sequence[Ids]) -> list[Hidden]:
+        """A text whose states overflow would spoil its neighbours': what they do not look at counts 0 times, and 0
+        times infinity is no 0. Then each runs by itself."""
+        found = graph(rows)
+        if len(rows) == 1 or all(np.isfinite(one).all() for one in found):
+            return found
+        return [self._alone([row])[0] for row in rows]
 
     def _compiled(self, shape: _Shape) -> OneRow:
         with self._lock:
