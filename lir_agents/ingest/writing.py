@@ -1,8 +1,11 @@
-"""Passages into the derived stores: encode what is new, copy what was encoded before, in bounded slabs."""
+"""Passages into the derived stores: encode what is new, copy what was encoded before, in bounded slabs.
+
+The model has all processors for most of the time, and a thread of its own; words and codes are made beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import PackedTokens, Rows
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.vectors import require_finite
+from lir_agents.ingest.ahead import ahead
 from lir_agents.ingest.compose import Composed, Composer
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
 from lir_agents.stores.catalog import Catalog
@@ -19,6 +23,9 @@ __all__ = ["DerivedStores", "PassageWriter", "PreparedPassage", "prepare_passage
 
 _SLAB = 1024
 """Passages held in memory at a time: at 220 tokens and 384 dims about 90 MB of int8."""
+
+_AHEAD = 128
+"""Passages that the model may be ahead: more than it reads at once, some 40 MB of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +82,22 @@ class PassageWriter:
     def _write_slab(self, rows: Rows, passages: Sequence[PreparedPassage]) -> None:
         known = self._catalog.reusable([passage.encoding_sha256 for passage in passages])
         fresh = [i for i, passage in enumerate(passages) if passage.encoding_sha256 not in known]
+
+        def add_words() -> None:
+            self._stores.lexical.add(rows, [passage.lexical_text for passage in passages])
+
         if fresh:
-            self._encode(rows[fresh], [passages[i] for i in fresh])
+            self._encode(rows[fresh], [passages[i] for i in fresh], meanwhile=add_words)
+        else:
+            add_words()
         copied = [i for i, passage in enumerate(passages) if passage.encoding_sha256 in known]
         if copied:
             origin = np.array([known[passages[i].encoding_sha256] for i in copied], np.int64)
             self._copy(rows[copied], origin, [passages[i] for i in copied])
-        self._stores.lexical.add(rows, [passage.lexical_text for passage in passages])
 
-    def _encode(self, rows: Rows, passages: Sequence[PreparedPassage]) -> None:
+    def _encode(
+        self, rows: Rows, passages: Sequence[PreparedPassage], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         first: dict[str, int] = {}
         for passage in passages:
             first.setdefault(passage.encoding_sha256, len(first))
@@ -91,10 +105,12 @@ class PassageWriter:
         codec = self._stores.tokens.codec
         codes: list[NDArray[np.uint8]] = [np.empty((0, codec.width), np.uint8)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
-        for i, encoding in self._encoder.encode_documents(list(texts.values())):
-            require_finite(encoding.tokens)
-            codes[i] = codec.encode(encoding.tokens)
-            pooled[i] = encoding.pooled
+        with ahead(self._encoder.encode_documents(list(texts.values())), _AHEAD) as encodings:
+            meanwhile()
+            for i, encoding in encodings:
+                require_finite(encoding.tokens)
+                codes[i] = codec.encode(encoding.tokens)
+                pooled[i] = encoding.pooled
         which = [first[passage.encoding_sha256] for passage in passages]
         packed = PackedTokens.pack([codes[i] for i in which], codec)
         self._put(rows, packed, pooled[which])
