@@ -25,7 +25,8 @@ except ImportError:  # by hand
 _FOLDER = Path(__file__).resolve().parent / "lir_agents" / "native"
 _NAME = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 _OPTIONS = [
-    *("-O3", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-O3", "-shared", "-fvisibility=hidden"),
+    *("-ffp-contract=off", "-fno-trapping-math"),  # the same bits everywhere; many numbers at a time
     *([] if sys.platform == "win32" else ["-fPIC", "-pthread"]),
 ]
 

@@ -18,6 +18,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lir_agents.native.quantise import quantise
 from lir_agents.threads import product
 
 __all__ = ["DEFAULT_BITS", "Bits", "TokenCodec", "quantise_int8", "rotation"]
@@ -32,15 +33,6 @@ _STEPS: Final[dict[int, float]] = {2: 0.9957, 4: 0.3352, 8: 0.03125}
 _KEPT: Final[dict[int, float]] = {2: 0.882, 4: 0.989}
 """Bits to the part of a vector's square that its inner product with the nearest codes is, on average. With 8 bits,
 nothing is to be gained."""
-
-_BETWEEN: Final = 0.25
-"""Steps from the nearest code at which a coordinate lies between two. What codes stand for lies nowhere between."""
-
-_MOVES: Final = 24
-"""Most coordinates of a vector that get the second nearest code."""
-
-_ROWS: Final = 512
-"""Vectors coded at a time, so that they stay in a core's own cache."""
 
 _SEED: Final = 2004_12832
 """Of the rotation. Part of the format: another one makes every stored code meaningless."""
@@ -104,16 +96,7 @@ class TokenCodec:
         """
         steps = self.rotate(np.ascontiguousarray(vectors, np.float32))
         steps *= np.float32(0.5 / self.half_step)
-        codes = np.floor(steps + np.float32((self.levels + 1) / 2))
-        np.clip(codes, 0, self.levels, out=codes)
-        for at in range(0, len(codes) if self.bits in _KEPT else 0, _ROWS):
-            _align(steps[at : at + _ROWS], codes[at : at + _ROWS], self.levels, _KEPT[self.bits])
-        flat = np.zeros((len(codes), self.planes * self.width), np.uint8)
-        flat[:, : self.dim] = codes
-        data = flat[:, : self.width].copy()
-        for plane in range(1, self.planes):
-            data |= flat[:, plane * self.width : (plane + 1) * self.width] << (plane * self.bits)
-        return data
+        return quantise(steps, self.bits, _KEPT.get(self.bits))
 
     def unpack(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The rotated vectors that codes stand for: uint8 [n, width] to float32 [n, dim], of length about 1."""
@@ -126,34 +109,6 @@ class TokenCodec:
     def decode(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What `encode` was given, nearly: uint8 [n, width] to float32 [n, dim]."""
         return product(self.unpack(data), rotation(self.dim).T)
-
-
-def _align(steps: NDArray[np.float32], codes: NDArray[np.float32], levels: int, kept: float) -> None:
-    """Moves a few of the codes, in place, to the other neighbour, those first that cost least for what they bring.
-
-    Args:
-        steps: float32 [n, dim], coordinates in steps.
-        codes: float32 [n, dim], the nearest codes.
-        levels: The largest code.
-        kept: What part of a vector's square its inner product with its codes should be.
-    """
-    values = codes - np.float32(levels / 2)
-    rest = steps - values
-    wanted = np.float32(kept) * np.einsum("ij,ij->i", steps, steps) - np.einsum("ij,ij->i", values, steps)
-    way = np.sign(rest)
-    gain = way * steps * np.sign(wanted)[:, None]
-    np.abs(rest, out=rest)
-    moved = codes + way
-    useful = (rest >= _BETWEEN) & (gain > 0) & (moved >= 0) & (moved <= levels)
-    price = np.where(useful, (1 - 2 * rest) / np.where(useful, gain, 1), np.inf)
-    most = min(_MOVES, codes.shape[1])
-    at = np.argpartition(price, most - 1, axis=1)[:, :most]
-    at = np.take_along_axis(at, np.argsort(np.take_along_axis(price, at, 1), axis=1), 1)
-    gains = np.where(np.take_along_axis(useful, at, 1), np.take_along_axis(gain, at, 1), 0)
-    # As long as half of the next step still brings it nearer.
-    move = (gains > 0) & (np.cumsum(gains, axis=1) - gains / 2 < np.abs(wanted)[:, None])
-    chosen = np.where(move, np.take_along_axis(moved, at, 1), np.take_along_axis(codes, at, 1))
-    np.put_along_axis(codes, at, chosen, 1)
 
 
 @cache

@@ -19,7 +19,7 @@ __all__ = ["LANE", "address", "aligned", "library", "number_of", "paths", "requi
 _NAME: Final = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 _PATHS: Final = ("portable", "avx2", "avx512_vnni", "amx_int8")
 
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 """What the structures of the sources look like: the constant of this name in processor.c. They change together."""
 
 _NUMBER, _LONG, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
@@ -30,6 +30,7 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
         _NUMBER,
         (_NUMBER, _NUMBER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER),
     ),
+    "lir_quantise": (_NUMBER, (_POINTER,)),
     "lir_places": (_LONG, (_POINTER, _POINTER, _LONG, _POINTER)),
     "lir_product_bounds": (
         _NUMBER,
