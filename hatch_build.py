@@ -2,7 +2,8 @@
 
 The library is called through ctypes and knows nothing of Python, so any C compiler will do: $CC, the system's, or
 the one that comes as the wheel `ziglang`, which is asked for where there is no other. Without any the package works
-as well, only slower: scoring then runs in torch, and the scan in NumPy. By hand: `python hatch_build.py`.
+as well, only slower: scoring then runs in torch, the scan and the making of codes in NumPy.
+By hand: `python hatch_build.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _FOLDER = Path(__file__).resolve().parent / "lir_agents" / "native"
 _NAME = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 _OPTIONS = [
     *("-O3", "-shared", "-fvisibility=hidden"),
-    *("-ffp-contract=off", "-fno-trapping-math"),  # the same bits everywhere; many numbers at a time
+    "-ffp-contract=off",  # the same bits everywhere
+    "-fno-trapping-math",  # loops with conditions take many numbers at a time; nobody asks which of them trapped
     *([] if sys.platform == "win32" else ["-fPIC", "-pthread"]),
 ]
 
@@ -50,7 +52,7 @@ def build() -> Path | None:
         sources = [str(source) for source in sorted(_FOLDER.glob("*.c"))]
         subprocess.run([*command, *_OPTIONS, "-o", str(draft), *sources], check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        instead = "scoring runs in torch and the scan of vectors in NumPy, slower."
+        instead = "scoring runs in torch, the scan of vectors and the making of codes in NumPy, slower."
         print(f"lir-agents: nothing was compiled ({error}); {instead}", file=sys.stderr)  # noqa: T201
         return None
     draft.replace(target)  # a process that has the old one mapped keeps it

@@ -147,8 +147,8 @@ def _scoring() -> str:
     if ways := paths():
         return f"compiled, by {ways[-1]}"
     return (
-        "in torch, and the scan of vectors in NumPy, slower: no library was compiled that runs here. "
-        "Install it again where there is a C compiler"
+        "in torch, the scan of vectors and the making of codes in NumPy, slower: no library was compiled that runs "
+        "here. Install it again where there is a C compiler"
     )
 
 

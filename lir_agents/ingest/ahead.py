@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Semaphore
 from typing import Final, TypeVar
@@ -15,6 +15,7 @@ __all__ = ["ahead"]
 T = TypeVar("T")
 
 _CALLS: Final = SideCalls("lir-encode", at_most=32)
+"""More at a time than processors could gain from; who finds no thread takes one item after the other."""
 
 
 @contextmanager
@@ -22,13 +23,15 @@ def ahead(items: Iterator[T], most: int) -> Iterator[Iterator[T]]:
     """Takes items beside the caller, who gets them in their order.
 
     Args:
-        items: Nobody else takes from it. Left early, it is asked for nothing more.
+        items: Nobody else takes from it. It is taken from, and closed, on a thread of ours. Left early, it is asked
+            for nothing more.
         most: Items that wait for the caller at a time, >= 1.
 
     Yields:
-        The items; taking the next one raises what `items` raised in its place. The context ends when nothing of
-        it runs any more.
+        The items, to be taken within the context; taking the next one raises what `items` raised in its place. The
+        context ends when the item that was being made is there. Only an interrupt does not wait for that.
     """
+    taking = None
     room, found, left = Semaphore(most), SimpleQueue[tuple[T] | None](), False
 
     def take() -> None:
@@ -40,12 +43,12 @@ def ahead(items: Iterator[T], most: int) -> Iterator[Iterator[T]]:
                 found.put((item,))
         finally:
             if isinstance(items, Generator):
-                items.close()
+                items.close()  # here, where it ran, and not wherever it is collected
             found.put(None)
 
-    try:
+    with suppress(TimeoutError):
         taking = _CALLS.start(take, timeout_s=0.0)
-    except TimeoutError:  # there is no thread to be had: one after the other
+    if taking is None:
         yield items
         return
 
@@ -55,9 +58,14 @@ def ahead(items: Iterator[T], most: int) -> Iterator[Iterator[T]]:
             yield one[0]
         taking.result()
 
+    waits = True
     try:
         yield taken()
+    except BaseException as error:
+        waits = isinstance(error, Exception)
+        raise
     finally:
         left = True
         room.release()
-        taking.exception()
+        if waits:
+            taking.exception()

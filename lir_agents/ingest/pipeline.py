@@ -2,7 +2,7 @@
 
 The order, which makes a crash harmless at any point::
 
-    stage (pending) → vectors, tokens, words → record → commit (visible) → retired rows leave Chroma
+    stage (pending) → words, tokens, vectors → record → commit (visible) → retired rows leave Chroma
 
 What is pending when a process dies is discarded by `reconcile` at the next opening, and is added again by the
 next run, which skips everything that was committed.

@@ -1,13 +1,13 @@
-/* Token vectors to codes of few bits: what lir_agents/codes.py makes of coordinates that are counted in steps.
+/* Token vectors to codes of few bits: what `TokenCodec.encode` asks for, with coordinates counted in steps.
 
    Every coordinate gets the nearest code; then a few that lie between two get the other one, those first that cost
    least for what they bring, until the vector's inner product with its codes is as large as wanted. Number by number
-   in float32, sums in sixteen lanes: the same bits everywhere, and in native/quantise.py. Wider registers than every
-   processor has gain nothing here. */
+   in float32, sums in sixteen lanes: the same bits everywhere, and in native/quantise.py. A path for
+   each kind of processor, as in maxsim.c, was no faster. */
 
 #include "processor.h"
 
-/* Lanes of a sum, and most coordinates of a vector that get the other code. */
+/* As in native/quantise.py: lanes of a sum, and most coordinates of a vector that get the other code. */
 enum { SUMS = 16, MOVES = 24 };
 
 /* Steps from the nearest code at which a coordinate lies between two. */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from lir_agents.native.library import address, library, paths
 
 __all__ = ["quantise"]
 
+# The constants of these names in quantise.c.
 _BETWEEN: Final = np.float32(0.25)
 """Steps from the nearest code at which a coordinate lies between two. What codes stand for lies nowhere between."""
 
@@ -52,7 +53,7 @@ def quantise(steps: NDArray[np.float32], bits: int, kept: float | None) -> NDArr
         width + j, and so on.
 
     Raises:
-        MemoryError: For three vectors, beside what is returned.
+        MemoryError: For 20 bytes a dimension, beside what is returned.
     """
     n, dim = steps.shape
     width = -(-dim * bits // 8)
@@ -66,6 +67,7 @@ def quantise(steps: NDArray[np.float32], bits: int, kept: float | None) -> NDArr
 
 
 def _codes_by_numpy(steps: NDArray[np.float32], levels: int, kept: float | None) -> NDArray[np.float32]:
+    """float32 [n, dim] to whole numbers in 0 .. levels, float32 [n, dim]."""
     codes: NDArray[np.float32] = np.floor(steps + np.float32((levels + 1) / 2))
     np.clip(codes, 0, levels, out=codes)
     for at in range(0, len(codes) if kept else 0, _ROWS):
@@ -74,7 +76,14 @@ def _codes_by_numpy(steps: NDArray[np.float32], levels: int, kept: float | None)
 
 
 def _align(steps: NDArray[np.float32], codes: NDArray[np.float32], levels: int, kept: np.float32) -> None:
-    """Moves a few codes, in place, to the other neighbour, those first that cost least for what they bring."""
+    """Moves a few codes, in place, to the other neighbour, those first that cost least for what they bring.
+
+    Args:
+        steps: float32 [n, dim], coordinates in steps.
+        codes: float32 [n, dim], the nearest codes.
+        levels: The largest code.
+        kept: What part of a vector's square its inner product with its codes should be.
+    """
     values = codes - np.float32(levels / 2)
     wanted = kept * _sums(steps * steps) - _sums(values * steps)
     rest = steps - values
@@ -108,7 +117,8 @@ def _sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _packed(codes: NDArray[Any], bits: int, width: int) -> NDArray[np.uint8]:
+def _packed(codes: NDArray[np.float32], bits: int, width: int) -> NDArray[np.uint8]:
+    """float32 [n, dim] to uint8 [n, width]."""
     flat = np.zeros((len(codes), 8 // bits * width), np.uint8)
     flat[:, : codes.shape[1]] = codes
     data = flat[:, :width].copy()

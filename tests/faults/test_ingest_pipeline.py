@@ -132,7 +132,7 @@ def test_input_is_consumed_a_batch_at_a_time(tmp_path):
     assert all(read <= done + 1 for read, done in seen)
 
 
-@pytest.mark.parametrize("store", ["tokens", "vectors", "lexical", "committing"])
+@pytest.mark.parametrize("store", ["encoder", "tokens", "vectors", "lexical", "committing"])
 def test_a_store_that_fails_takes_only_its_own_batch_with_it(tmp_path, store):
     full = StoreError("the disk is full", store="tokens", operation="put")
     calls = []
@@ -143,10 +143,20 @@ def test_a_store_that_fails_takes_only_its_own_batch_with_it(tmp_path, store):
             raise full
         return original(*_arguments)
 
+    def fail_second_after_a_passage(texts):
+        calls.append(1)
+        for encoded in original(texts):
+            yield encoded
+            if len(calls) == 2:
+                raise full
+
     options = {"committing": fail_second} if store == "committing" else {}
     original = lambda *_: None  # noqa: E731
     with rooms(tmp_path / "index", **options) as opened:
-        if store != "committing":
+        if store == "encoder":
+            original = opened.encoder.encode_documents
+            opened.encoder.encode_documents = fail_second_after_a_passage
+        elif store != "committing":
             method = {"tokens": "put", "vectors": "upsert", "lexical": "add"}[store]
             original = getattr(getattr(opened, store), method)
             setattr(getattr(opened, store), method, fail_second)

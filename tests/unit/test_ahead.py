@@ -61,6 +61,19 @@ def test_no_more_than_was_said_waits_for_the_caller() -> None:
             assert len(made) <= i + 1 + 3 + 1  # those taken, those waiting, and the one that waits for room
 
 
+def test_as_many_as_were_said_are_made_ahead() -> None:
+    fourth = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        fourth.set()
+        yield 3
+
+    with ahead(items(), 3) as taken:
+        assert fourth.wait(_SOON_S)
+        assert list(taken) == [0, 1, 2, 3]
+
+
 def test_an_error_comes_after_what_came_before_it() -> None:
     def items() -> Iterator[int]:
         yield 1
@@ -87,6 +100,49 @@ def test_whoever_leaves_early_leaves_nothing_running(most: int) -> None:
     with ahead(made, most) as taken:
         next(taken)
     assert closed.is_set()
+
+
+def test_an_error_of_the_callers_waits_for_what_is_being_made() -> None:
+    begun, go_on, made = threading.Event(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        begun.set()
+        assert go_on.wait(_SOON_S)
+        made.set()
+        yield 1
+
+    def fail() -> None:
+        with ahead(items(), 1):
+            assert begun.wait(_SOON_S)
+            go_on.set()
+            raise KeyError("the caller's")
+
+    with pytest.raises(KeyError, match="the caller's"):
+        fail()
+    assert made.is_set()
+
+
+def test_an_interrupt_waits_for_nothing() -> None:
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            begun.set()
+            assert go_on.wait(_SOON_S)
+            yield 1
+        finally:
+            closed.set()
+
+    def interrupt() -> None:
+        with ahead(items(), 1):
+            assert begun.wait(_SOON_S)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert not closed.is_set()
+    go_on.set()
+    assert closed.wait(_SOON_S)
 
 
 def test_without_a_thread_to_be_had_one_comes_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
