@@ -61,7 +61,8 @@ class Encoder(Protocol):
     def encode_documents(self, texts: Sequence[str]) -> Iterator[tuple[int, Encoding]]:
         """Encodes documents in an order of its own choosing (by length), yielding (index into texts, Encoding)
         as batches finish. Every index comes exactly once. The iterator may be taken from, and closed, on another
-        thread than the one that asked for it: always the same one."""
+        thread than the one that asked for it, always the same one: nobody who adds documents may hold a lock that
+        it takes."""
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Character offsets (start, end) of the model's tokens in `text`, without special tokens, untruncated;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Semaphore
@@ -31,7 +32,6 @@ def ahead(items: Iterator[T], most: int) -> Iterator[Iterator[T]]:
         The items, to be taken within the context; taking the next one raises what `items` raised in its place. The
         context ends when the item that was being made is there. Only an interrupt does not wait for that.
     """
-    taking = None
     room, found, left = Semaphore(most), SimpleQueue[tuple[T] | None](), False
 
     def take() -> None:
@@ -42,30 +42,28 @@ def ahead(items: Iterator[T], most: int) -> Iterator[Iterator[T]]:
                     return
                 found.put((item,))
         finally:
-            if isinstance(items, Generator):
-                items.close()  # here, where it ran, and not wherever it is collected
-            found.put(None)
+            try:
+                if isinstance(items, Generator):
+                    items.close()  # here, where it ran, and not wherever it is collected
+            finally:
+                found.put(None)
 
-    with suppress(TimeoutError):
-        taking = _CALLS.start(take, timeout_s=0.0)
-    if taking is None:
-        yield items
-        return
-
-    def taken() -> Iterator[T]:
+    def taken(taking: Future[None]) -> Iterator[T]:
         while (one := found.get()) is not None:
             room.release()
             yield one[0]
         taking.result()
 
-    waits = True
+    taking, waits = None, True
     try:
-        yield taken()
+        with suppress(TimeoutError):
+            taking = _CALLS.start(take, timeout_s=0.0)
+        yield items if taking is None else taken(taking)
     except BaseException as error:
         waits = isinstance(error, Exception)
         raise
     finally:
         left = True
         room.release()
-        if waits:
+        if waits and taking is not None:
             taking.exception()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import given
@@ -142,6 +142,42 @@ def test_an_interrupt_waits_for_nothing() -> None:
         interrupt()
     assert not closed.is_set()
     go_on.set()
+    assert closed.wait(_SOON_S)
+
+
+def test_items_that_cannot_be_closed_say_so_and_keep_nobody_waiting() -> None:
+    class Stubborn(Generator[int, None, None]):
+        left = 2
+
+        def send(self, _: None) -> int:
+            if not self.left:
+                raise StopIteration
+            self.left -= 1
+            return self.left
+
+        def throw(self, *_: object) -> int:
+            raise ValueError("not now")
+
+    with pytest.raises(ValueError, match="not now"), ahead(Stubborn(), 3) as taken:
+        list(taken)
+
+
+def test_an_interrupt_right_after_the_beginning_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, start = threading.Event(), module._CALLS.start
+
+    def interrupted(*given: object, **named: object) -> None:
+        start(*given, **named)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(module._CALLS, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), ahead(items(), 1):
+        pass
     assert closed.wait(_SOON_S)
 
 
