@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from lir_agents.audit import payloads
 from lir_agents.audit.canonical import Erasable
-from lir_agents.errors import InputError
+from lir_agents.errors import InputError, StoreError
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.recall import readable_names
 from lir_agents.graph.refusals import refusals_recorded
@@ -21,10 +21,13 @@ from lir_agents.ingest.redact_keeping import VAULT_ACTION, VaultKeeper
 from lir_agents.policy.base import AccessScope
 from lir_agents.replaying import ReplayReport, replay
 from lir_agents.searched import SearchedIndex
-from lir_agents.stores.records import Change, StoredDocument, VersionInfo, passage_id
+from lir_agents.stores.records import Change, Standing, StoredDocument, VersionInfo, passage_id
 from lir_agents.types import Passage, Principal
 
 __all__ = ["GovernedIndex"]
+
+_SETTLED_IN_S: Final = 30.0
+"""Longest that erasing waits for answers which found a document before it was gone."""
 
 
 class GovernedIndex(SearchedIndex):
@@ -56,18 +59,29 @@ class GovernedIndex(SearchedIndex):
 
         Raises:
             InputError: The index has a vault, and it is not open; nothing was erased.
-            StoreError: A store failed; calling again removes the rest.
+            StoreError: A store failed, or an answer that was under way did not end within 30 seconds; calling again
+                removes the rest.
         """
         rooms, names = self.rooms, _ids(ids)
         self._keeper.forget(names)
         passages = [name for document in names for name in self._passage_ids(document)]
         rows = self._ingestor.erase(names)
+        # Nobody finds them any more; who found them before writes their names yet.
+        settled = rooms.in_flight.settled(_SETTLED_IN_S)
         rooms.audit.erase_documents(names, mentions=passages)
         rooms.memory.unlearn(names)
         rooms.audit.append(
             payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
         )
         rooms.audit.compact()
+        if not settled:
+            raise StoreError(
+                "was still being answered from: an answer under way may name the documents yet",
+                store="index",
+                operation="erase",
+                retryable=True,
+                remedy="They are erased and surface no more. Call erase again, so that no such name stays.",
+            )
         return len(rows)
 
     # ------------------------------------------------------------ reading
@@ -90,10 +104,12 @@ class GovernedIndex(SearchedIndex):
             StoreError: It could not be recorded.
         """
         principal, scope = self._authorized(principal, "get")
-        document = self.rooms.catalog.document(id, version)
-        if document is None or not self._versions_within(scope, id):
-            return None
-        self._record(principal, scope, "get", document=Erasable(id, subject=id), version=document.info.version)
+        with self.rooms.in_flight.answering():
+            standing = self._within(scope, id, version)
+            if standing is None or (document := standing.documents[0]) is None:
+                return None
+            about = {"document": Erasable(id, subject=id), "version": document.info.version}
+            self._record(principal, scope, "get", **about)
         return document
 
     def versions(self, id: str, *, principal: Principal | None = None) -> list[VersionInfo]:
@@ -105,8 +121,9 @@ class GovernedIndex(SearchedIndex):
         Raises as `get`.
         """
         principal, scope = self._authorized(principal, "get")
-        if versions := self._versions_within(scope, id):
-            self._record(principal, scope, "versions", document=Erasable(id, subject=id))
+        with self.rooms.in_flight.answering():
+            if versions := self._versions_within(scope, id):
+                self._record(principal, scope, "versions", document=Erasable(id, subject=id))
         return versions
 
     def changes(self, since: int | datetime = 0, *, principal: Principal | None = None) -> list[Change]:
@@ -138,12 +155,13 @@ class GovernedIndex(SearchedIndex):
 
         Raises as `get`.
         """
-        catalog = self.rooms.catalog
         principal, scope = self._authorized(principal, "get")
-        old, new = catalog.document(id, before), catalog.document(id, after)
-        if old is None or new is None or not self._versions_within(scope, id):
-            return None
-        self._record(principal, scope, "diff", document=Erasable(id, subject=id), before=before, after=after)
+        with self.rooms.in_flight.answering():
+            standing = self._within(scope, id, before, after)
+            old, new = (None, None) if standing is None else standing.documents
+            if old is None or new is None:
+                return None
+            self._record(principal, scope, "diff", document=Erasable(id, subject=id), before=before, after=after)
         return compare(old, new, (self._passages(old), self._passages(new)))
 
     def reveal(
@@ -165,7 +183,8 @@ class GovernedIndex(SearchedIndex):
         """
         principal, scope = self._authorized(principal, VAULT_ACTION)
         vault = self._keeper.vault()
-        document = self.rooms.catalog.document(id, version) if self._versions_within(scope, id) else None
+        standing = self._within(scope, id, version)
+        document = None if standing is None else standing.documents[0]
         return vault.reveal(scope, id, document.content_sha256 if document else "", placeholder)
 
     # ------------------------------------------------------------ going back
@@ -267,12 +286,16 @@ class GovernedIndex(SearchedIndex):
         detail = {"operation": operation, **about}
         self.rooms.audit.append(payloads.decision(principal, scope.decision, detail=detail))
 
+    def _within(self, scope: AccessScope, id: str, *wanted: int | None) -> Standing | None:
+        """A document whose newest ACL the scope meets, else None."""
+        standing = self.rooms.catalog.standing(id, *wanted)
+        with refusals_recorded(self.rooms, scope.principal):
+            return standing if standing is not None and scope.allows(standing.access_key) else None
+
     def _versions_within(self, scope: AccessScope, id: str) -> list[VersionInfo]:
         """The versions of a document whose newest ACL the scope meets, else none."""
-        rooms = self.rooms
-        key = rooms.catalog.access_key(id)
-        with refusals_recorded(rooms, scope.principal):
-            return rooms.catalog.versions(id) if key is not None and scope.allows(key) else []
+        standing = self._within(scope, id)
+        return [] if standing is None else list(standing.versions)
 
     def _epoch(self, moment: int | datetime, field: str) -> int:
         if isinstance(moment, datetime) and moment.tzinfo is not None:
@@ -286,7 +309,9 @@ class GovernedIndex(SearchedIndex):
     def _passages(self, document: StoredDocument) -> list[Passage]:
         catalog = self.rooms.catalog
         names = [passage_id(document.id, document.version, n) for n in range(document.info.passages)]
-        return catalog.passages(list(catalog.rows_by_passage_id(names).values()))
+        found = catalog.passages(list(catalog.rows_by_passage_id(names).values()))
+        # Of this very text: erased and added anew meanwhile, others may read what bears these names now.
+        return [passage for passage in found if passage.content_sha256 == document.content_sha256]
 
     def _passage_ids(self, name: str) -> list[str]:
         return [

@@ -144,7 +144,12 @@ class Nodes:
 
     def record(self, state: SearchState, run: Run, attempt: Attempt) -> Staged[SearchResult]:
         """Checks once more, records, and only then lets anything out; then remembers the turn."""
-        return run_stage("record", run, attempt, lambda: self._recorded(state, run.context, attempt))
+
+        def work() -> SearchResult:
+            with self.rooms.in_flight.answering():
+                return self._recorded(state, run.context, attempt)
+
+        return run_stage("record", run, attempt, work)
 
     def _recorded(self, state: SearchState, context: RetrievalContext, attempt: Attempt) -> SearchResult:
         admitted, found, ranked = _value(state["admitted"]), _value(state["found"]), _value(state["ranked"])

@@ -10,6 +10,7 @@ from lir_agents.audit.log import AuditLog
 from lir_agents.bindings import MetadataSignal, ToolBinding
 from lir_agents.config import Settings
 from lir_agents.encoding.base import Encoder
+from lir_agents.graph.in_flight import InFlight
 from lir_agents.graph.limits import Limits
 from lir_agents.ingest.compose import Composer
 from lir_agents.memory.session import SessionMemory
@@ -30,6 +31,7 @@ class Rooms:
         bindings: How fields of tool outputs speak of documents.
         signals: What documents' own metadata says for them.
         limits: What all searches share: places, threads, circuit breakers; made as the settings say.
+        in_flight: Answers between their last check and their entry in the log.
     """
 
     catalog: Catalog
@@ -47,6 +49,7 @@ class Rooms:
     bindings: Sequence[ToolBinding] = ()
     signals: Sequence[MetadataSignal] = ()
     limits: Limits = field(default=None)  # type: ignore[assignment]
+    in_flight: InFlight = field(default_factory=InFlight)
 
     def __post_init__(self) -> None:
         if self.limits is None:

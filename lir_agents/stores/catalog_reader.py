@@ -28,6 +28,7 @@ from lir_agents.stores.records import (
     Change,
     Generation,
     RollbackPlan,
+    Standing,
     StoredDocument,
     VersionInfo,
 )
@@ -225,6 +226,21 @@ class CatalogReader:
         """Who may read a document, now and in all its versions; None where there is none."""
         with self._database.read("access_key") as connection:
             return catalog_reads.access_key(connection, id)
+
+    def standing(self, id: str, *wanted: int | None) -> Standing | None:
+        """Who may read a document, with its versions and the text of those wanted, all of one moment.
+
+        Read one after the other, a key could belong to another document of that id: one added after an erasure.
+
+        Args:
+            id: The document.
+            wanted: Versions; None: the current one.
+        """
+        with self._database.read("standing") as connection:
+            if (key := catalog_reads.access_key(connection, id)) is None:
+                return None
+            documents = tuple(catalog_reads.document(connection, id, version) for version in wanted)
+            return Standing(key, tuple(catalog_reads.versions(connection, id)), documents)
 
     def document(self, id: str, version: int | None = None) -> StoredDocument | None:
         """A committed version with its text: the current one, or the one named; None where there is none."""

@@ -18,6 +18,7 @@ __all__ = [
     "RollbackPlan",
     "StagedDocument",
     "StagedPassage",
+    "Standing",
     "StoredDocument",
     "VersionInfo",
     "parse_passage_id",
@@ -164,6 +165,21 @@ class StoredDocument:
     def content_sha256(self) -> str:
         """Digest of this version's content."""
         return self.info.content_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A document at one moment.
+
+    Attributes:
+        access_key: Who may read it: of its newest version, see `Catalog.access_key`.
+        versions: Committed ones, oldest first.
+        documents: Those asked for, in that order; None where there is no such version.
+    """
+
+    access_key: str
+    versions: tuple[VersionInfo, ...]
+    documents: tuple[StoredDocument | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
