@@ -12,7 +12,7 @@ from lir_agents.policy.base import SCOPES_KEPT, AccessScope, Decide, Lru, Policy
 from lir_agents.policy.cedar import CedarPolicy
 from lir_agents.policy.deadline import Deadline, told
 from lir_agents.policy.keys import principal_digest
-from lir_agents.types import Document, Principal
+from lir_agents.types import Decision, Document, Principal
 
 __all__ = ["GuardedPolicy", "open_policy"]
 
@@ -60,8 +60,8 @@ class GuardedPolicy:
         """As the policy says. Raises AccessDenied also when it fails, hangs or answers for somebody else."""
         try:
             scope = self._deadline.run(lambda: self.inner.authorize(principal, action))
-        except AccessDenied:
-            raise
+        except AccessDenied as error:
+            raise _on_record(error, principal, action, _epoch(self.inner)) from error.__cause__
         except Exception as error:  # noqa: BLE001 - whatever it raises denies
             refuse(principal, action, _epoch(self.inner), f"the policy {told(error)}", error)
         if not isinstance(scope, AccessScope) or scope.principal != principal or scope.action != action:
@@ -84,12 +84,20 @@ class GuardedPolicy:
         def decide(keys: Sequence[str]) -> tuple[list[bool], Mapping[str, str]]:
             try:
                 return self._deadline.run(lambda: scope.decide(keys))
-            except AccessDenied:
-                raise
+            except AccessDenied as error:
+                about = scope.principal, scope.action, scope.decision.epoch
+                raise _on_record(error, *about) from error.__cause__
             except Exception as error:  # noqa: BLE001 - whatever it raises denies
                 refuse(scope.principal, scope.action, scope.decision.epoch, f"the policy {told(error)}", error)
 
         return decide
+
+
+def _on_record(error: AccessDenied, principal: Principal | None, action: str, epoch: int) -> AccessDenied:
+    """The refusal with a decision, without which it would stand in no log."""
+    if not isinstance(error.decision, Decision) or error.decision.allowed is not False:
+        error.decision = Decision(False, action, principal.id if principal else "", str(error), epoch)
+    return error
 
 
 def _epoch(policy: Policy) -> int:
@@ -100,7 +108,7 @@ def _epoch(policy: Policy) -> int:
 
 
 def open_policy(spec: Literal["open", "acl"] | Policy) -> Policy:
-    """The policy of an index: a built-in one by name, or your own, guarded.
+    """The policy of an index: a built-in one, or your own (also one derived from a built-in one), guarded.
 
     Raises:
         ConfigError: Neither a known name nor an object with `name`, `epoch`, `access_key` and `authorize`.
@@ -110,8 +118,8 @@ def open_policy(spec: Literal["open", "acl"] | Policy) -> Policy:
             return OpenPolicy()
         if spec == "acl":
             return AclPolicy()
-    elif isinstance(spec, OpenPolicy | AclPolicy | CedarPolicy | GuardedPolicy):
-        return spec
+    elif type(spec) in (OpenPolicy, AclPolicy, CedarPolicy) or isinstance(spec, GuardedPolicy):
+        return spec  # what is derived from them is somebody else's
     elif isinstance(spec, Policy):
         return GuardedPolicy(spec)
     raise ConfigError(

@@ -367,6 +367,35 @@ def test_a_policy_that_raises_denies_and_says_so_without_details():
         policy.authorize(ALICE, "search")
 
 
+def test_what_is_derived_from_a_built_in_policy_is_guarded_too():
+    class Directory(AclPolicy):
+        def authorize(self, principal, action):
+            raise ConnectionError("secret detail")
+
+    with pytest.raises(AccessDenied) as refused:
+        open_policy(Directory()).authorize(ALICE, "search")
+    assert "ConnectionError" in refused.value.decision.reason
+    assert "secret detail" not in str(refused.value)
+
+
+@pytest.mark.parametrize("decision", [None, "no", Decision(True, "search", "alice", "yes", 0)])
+def test_a_refusal_of_its_own_is_one_that_can_be_recorded(decision):
+    def refuse(*_):
+        raise AccessDenied("only on weekdays", decision=decision, remedy="Come back on Monday.")
+
+    custom = Custom()
+    policy = open_policy(custom)
+    scope = policy.authorize(ALICE, "search")
+    custom.on_authorize = custom.on_decide = refuse
+    for ask in (lambda: policy.authorize(ALICE, "search"), lambda: scope.allows("never asked for")):
+        with pytest.raises(AccessDenied, match="only on weekdays") as refused:
+            ask()
+        recorded = refused.value.decision
+        assert (recorded.allowed, recorded.action, recorded.principal_id) == (False, "search", ALICE.id)
+        assert "only on weekdays" in recorded.reason
+        assert refused.value.remedy == "Come back on Monday."
+
+
 @pytest.mark.parametrize("answer", [[], [True], [1, 1], [None, True], ["yes", "yes"], [True, True, True]])
 def test_an_answer_in_another_shape_denies(answer):
     custom = Custom()
