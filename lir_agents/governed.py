@@ -68,8 +68,10 @@ class GovernedIndex(SearchedIndex):
         rows = self._ingestor.erase(names)
         # Nobody finds them any more; who found them before writes their names yet.
         settled = rooms.in_flight.settled(_SETTLED_IN_S)
-        rooms.audit.erase_documents(names, mentions=passages)
-        rooms.memory.unlearn(names)
+        try:
+            rooms.audit.erase_documents(names, mentions=passages)
+        finally:  # a log that cannot be written now, or is being read, keeps no conversation from forgetting
+            rooms.memory.unlearn(names)
         rooms.audit.append(
             payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
         )

@@ -97,6 +97,22 @@ def test_an_answer_that_hangs_does_not_hold_erasing_up_and_is_told(index, monkey
     assert naming(index.path) == []
 
 
+def test_conversations_forget_also_where_the_log_cannot_be_erased_now(index, monkeypatch):
+    index.search("zebra noon", principal=ANN, thread_id="t")
+
+    def busy(*_: object, **__: object) -> int:
+        raise StoreError("is being read", store="audit", operation="erase", retryable=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index.rooms.audit, "erase_documents", busy)
+        with pytest.raises(StoreError, match="is being read"):
+            index.erase([ZEBRA.id])
+    (entry,) = index.memory.recall(ANN, "t", set)
+    assert not any(ZEBRA.id in name for name in entry.passage_ids)
+    index.erase([ZEBRA.id])
+    assert naming(index.path) == []
+
+
 @pytest.mark.parametrize("read", ["get", "diff"])
 def test_a_document_is_judged_by_its_own_access_list_and_not_by_that_of_one_added_under_its_name(
     index, monkeypatch, read
