@@ -58,8 +58,13 @@ class GuardedPolicy:
 
     def authorize(self, principal: Principal | None, action: str) -> AccessScope:
         """As the policy says. Raises AccessDenied also when it fails, hangs or answers for somebody else."""
+
+        def ask() -> tuple[int, AccessScope]:
+            # First the epoch: what is revoked while the policy answers must not be kept under the epoch after it.
+            return int(self.inner.epoch), self.inner.authorize(principal, action)
+
         try:
-            scope = self._deadline.run(lambda: self.inner.authorize(principal, action))
+            epoch, scope = self._deadline.run(ask)
         except AccessDenied as error:
             raise _on_record(error, principal, action, _epoch(self.inner)) from error.__cause__
         except Exception as error:  # noqa: BLE001 - whatever it raises denies
@@ -69,7 +74,7 @@ class GuardedPolicy:
         if scope.decision.allowed is not True:
             raise AccessDenied(f"{action} refused: {scope.decision.reason}", decision=scope.decision)
         # The key is made anew: a policy that forgot somebody or something in its own cannot mix up two callers.
-        state = ("guarded", action, str(_epoch(self.inner)), str(scope.cache_key))
+        state = ("guarded", action, str(epoch), str(scope.cache_key))
         cache_key = principal_digest(principal, principal.grants if principal else frozenset(), state)
         return replace(
             scope,

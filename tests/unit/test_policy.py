@@ -367,6 +367,49 @@ def test_a_policy_that_raises_denies_and_says_so_without_details():
         policy.authorize(ALICE, "search")
 
 
+def test_what_is_revoked_while_a_policy_answers_counts_from_the_next_question_on():
+    class Snapshots(Custom):
+        readers = frozenset({ALICE.id})
+        meanwhile = staticmethod(lambda: None)
+
+        def authorize(self, principal, action):
+            readers = self.readers
+            self.on_decide = lambda keys: [principal.id in readers] * len(keys)
+            scope = super().authorize(principal, action)
+            decide = self.on_decide
+            self.meanwhile()
+            return replace(scope, decide=lambda keys: (decide(keys), {}))
+
+    custom = Snapshots()
+    policy = open_policy(custom)
+
+    def revoke() -> None:
+        custom.meanwhile, custom.readers, custom.epoch = (lambda: None), frozenset(), custom.epoch + 1
+
+    custom.meanwhile = revoke
+    assert policy.authorize(ALICE, "search").allows("public")  # it asked before
+    assert not policy.authorize(ALICE, "search").allows("public")
+
+
+def test_a_policy_that_cannot_tell_its_epoch_denies():
+    class Lost(Custom):
+        lost = False
+
+        @property
+        def epoch(self):
+            return boom() if self.lost else 0
+
+        @epoch.setter
+        def epoch(self, value):
+            pass
+
+    custom = Lost()
+    policy = open_policy(custom)
+    custom.lost = True
+    with pytest.raises(AccessDenied, match="RuntimeError"):
+        policy.authorize(ALICE, "search")
+
+
 def test_what_is_derived_from_a_built_in_policy_is_guarded_too():
     class Directory(AclPolicy):
         def authorize(self, principal, action):
