@@ -128,7 +128,7 @@ class LateInteractionIndex(GovernedIndex):
             IndexLocked: Another process, or another handle of this one, has it open.
             IntegrityError: Another encoder, or a damaged or foreign directory; nothing was changed.
         """
-        return cls(
+        index = cls(
             open_rooms(
                 Path(path),
                 access=access,
@@ -142,6 +142,12 @@ class LateInteractionIndex(GovernedIndex):
                 create=create,
             )
         )
+        try:
+            index._finish_erasure()
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def close(self) -> None:
         """Releases every file and the lock. Idempotent; hits given out can no longer be explained."""
@@ -303,5 +309,7 @@ class LateInteractionIndex(GovernedIndex):
         ):
             if missing := len(np.setdiff1d(wanted, rows)):
                 problems.append(f"{name}: {missing} passages are missing; reopen the index to mend it")
+        if rooms.catalog.owed() is not None:
+            problems.append("an erasure is not finished in the log and memory; erase again, or reopen the index")
         problems += [str(problem) for problem in rooms.audit.verify().problems]
         return problems

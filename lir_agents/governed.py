@@ -5,13 +5,14 @@ Everything here goes through the policy and is recorded before it is told or don
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from lir_agents.audit import payloads
 from lir_agents.audit.canonical import Erasable
-from lir_agents.errors import InputError, StoreError
+from lir_agents.errors import InputError, LirError, StoreError
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.graph.recall import readable_names
 from lir_agents.graph.refusals import refusals_recorded
@@ -25,6 +26,8 @@ from lir_agents.stores.records import Change, Standing, StoredDocument, VersionI
 from lir_agents.types import Passage, Principal
 
 __all__ = ["GovernedIndex"]
+
+_log = logging.getLogger("lir_agents.erasing")
 
 _SETTLED_IN_S: Final = 30.0
 """Longest that erasing waits for answers which found a document before it was gone."""
@@ -54,27 +57,37 @@ class GovernedIndex(SearchedIndex):
     def erase(self, ids: Sequence[str]) -> int:
         """Removes every version of the documents from the index, the log and memory, and from the bytes on disk.
 
+        One that fails or is killed on the way is finished by the next `erase` or by opening the index again.
+
         Returns:
             How many passages were erased.
 
         Raises:
             InputError: The index has a vault, and it is not open; nothing was erased.
-            StoreError: A store failed, or an answer that was under way did not end within 30 seconds; calling again
-                removes the rest.
+            StoreError: It could not be recorded, and nothing but the vault was touched; or a store failed, or an
+                answer that was under way did not end within 30 seconds: calling again removes the rest.
         """
         rooms, names = self.rooms, _ids(ids)
         self._keeper.forget(names)
-        passages = [name for document in names for name in self._passage_ids(document)]
+        passages = sum(info.passages for name in names for info in rooms.catalog.versions(name))
+        rooms.audit.append(
+            payloads.erasure(None, document_ids=names, rows=passages, index_epoch=rooms.catalog.epoch + 1)
+        )
         rows = self._ingestor.erase(names)
+        self._forget_erased()
+        return len(rows)
+
+    def _forget_erased(self) -> None:
+        """Has the log and memory forget what the stores have erased, and the catalog the names it kept for them."""
+        rooms = self.rooms
+        if (names := rooms.catalog.owed()) is None:
+            return
         # Nobody finds them any more; who found them before writes their names yet.
         settled = rooms.in_flight.settled(_SETTLED_IN_S)
         try:
-            rooms.audit.erase_documents(names, mentions=passages)
+            rooms.audit.erase_documents(names)
         finally:  # a log that cannot be written now, or is being read, keeps no conversation from forgetting
             rooms.memory.unlearn(names)
-        rooms.audit.append(
-            payloads.erasure(None, document_ids=names, rows=len(rows), index_epoch=rooms.catalog.epoch)
-        )
         rooms.audit.compact()
         if not settled:
             raise StoreError(
@@ -84,7 +97,14 @@ class GovernedIndex(SearchedIndex):
                 retryable=True,
                 remedy="They are erased and surface no more. Call erase again, so that no such name stays.",
             )
-        return len(rows)
+        rooms.catalog.paid(names)
+
+    def _finish_erasure(self) -> None:
+        """At opening: does what an interrupted erasure left undone. What cannot be done now, `verify` tells of."""
+        try:
+            self._forget_erased()
+        except LirError as error:
+            _log.warning("An erasure is not finished in the log and memory yet: %s", error)
 
     # ------------------------------------------------------------ reading
 
@@ -314,13 +334,6 @@ class GovernedIndex(SearchedIndex):
         found = catalog.passages(list(catalog.rows_by_passage_id(names).values()))
         # Of this very text: erased and added anew meanwhile, others may read what bears these names now.
         return [passage for passage in found if passage.content_sha256 == document.content_sha256]
-
-    def _passage_ids(self, name: str) -> list[str]:
-        return [
-            passage_id(name, info.version, ordinal)
-            for info in self.rooms.catalog.versions(name)
-            for ordinal in range(info.passages)
-        ]
 
 
 def _ids(ids: Sequence[str]) -> list[str]:

@@ -19,7 +19,8 @@ def erase_documents(catalog: Catalog, stores: DerivedStores, ids: Sequence[str])
     """Removes every version of the documents from every store, and their bytes from disk.
 
     Returns:
-        The rows that are gone from the catalog.
+        The rows that are gone from the catalog. It owes their names until others have forgotten them, see
+        `Catalog.owed`.
 
     Raises:
         StoreError: A store failed, or was being read for too long. The documents are invisible already; calling

@@ -374,7 +374,11 @@ def _by_key(item: tuple[str, Any]) -> str:
 
 @contextmanager
 def _failures(operation: str) -> Iterator[None]:
-    """Whatever a store raises becomes a StoreError that says memory failed."""
+    """Whatever a store raises becomes a StoreError that says memory failed, and how.
+
+    Not in the store's own words: they may quote what was said, and this error is told in coverage, logged and
+    recorded. They stay with its cause.
+    """
     try:
         yield
     except LirError:
@@ -389,7 +393,7 @@ def _failures(operation: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise StoreError(
-            f"{type(error).__name__}: {error}",
+            f"raised {getattr(error, 'sqlite_errorname', type(error).__name__)}",
             store="memory",
             operation=operation,
             retryable=True,

@@ -9,7 +9,7 @@ numbers are never used twice.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -178,6 +178,8 @@ class Catalog(CatalogReader):
         """Removes documents with every version, pending ones too, and the id itself; `compact` then removes
         their bytes. A document that is added again under the id starts at version 1.
 
+        In the same step the ids, unknown ones too, become names that are `owed`.
+
         Returns:
             Rows to purge from the derived stores, sorted: int64 [n]. Unknown ids are ignored.
         """
@@ -185,6 +187,27 @@ class Catalog(CatalogReader):
             gone = catalog_writes.erase(connection, ids)
         self._columns.clear()
         return gone
+
+    def owed(self) -> list[str] | None:
+        """Ids of erased documents that have not been forgotten everywhere; None: nothing is left to do.
+
+        The catalog keeps them so that whoever finishes an interrupted erasure knows what others are to forget:
+        nothing else can tell any more.
+        """
+        with self._database.read("owed") as connection:
+            return catalog_writes.owed(connection)
+
+    def paid(self, names: Collection[str]) -> None:
+        """Drops ids that are forgotten everywhere from those `owed`, and from the bytes of the file.
+
+        Raises:
+            StoreError: A read went on for too long; retryable.
+        """
+        with self._database.write("paid", counts=False) as connection:
+            catalog_writes.paid(connection, names)
+        self._database.compact(vacuum=False)
+        with self._database.write("paid", counts=False) as connection:
+            catalog_writes.settle(connection)
 
     def compact(self) -> None:
         """Rewrites the file so that nothing erased remains in its bytes, and empties the log.

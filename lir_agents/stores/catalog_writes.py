@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,21 @@ from lir_agents.stores.database import chunks
 from lir_agents.stores.records import Restored, StagedDocument
 from lir_agents.stores.schema import now_us
 
-__all__ = ["Prepared", "commit", "discard", "erase", "prepare", "restore", "retire", "stage"]
+__all__ = [
+    "Prepared",
+    "commit",
+    "discard",
+    "erase",
+    "owed",
+    "paid",
+    "prepare",
+    "restore",
+    "retire",
+    "settle",
+    "stage",
+]
+
+_OWED = "erasing.owed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +187,42 @@ def discard(connection: sqlite3.Connection, rows: Rows | None) -> Rows:
 
 
 def erase(connection: sqlite3.Connection, ids: Sequence[str]) -> Rows:
-    """Removes documents with every version, and whatever only they had used; returns the rows that are gone."""
+    """Removes documents with every version, and whatever only they had used; returns the rows that are gone.
+
+    Their names are owed from then on, in the same transaction: see `owed`.
+    """
     documents = [number for (number,) in _select(connection, "SELECT number FROM document WHERE id IN ({})", ids)]
     versions = _select(connection, "SELECT number FROM version WHERE document IN ({})", documents)
     gone = _rows_of_versions(connection, [number for (number,) in versions])
     if documents:
         _purge(connection, "DELETE FROM document WHERE number = ?", documents)
         _next_epoch(connection)
+    _owe(connection, list(dict.fromkeys([*(owed(connection) or ()), *ids])))
     return gone
+
+
+def owed(connection: sqlite3.Connection) -> list[str] | None:
+    """Names of erased documents that others than the stores may know yet, see `Catalog.owed`."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (_OWED,)).fetchone()
+    return None if row is None else list(json.loads(row[0]))
+
+
+def paid(connection: sqlite3.Connection, names: Collection[str]) -> None:
+    """Drops names that nobody knows any more. That something was owed stands yet: their bytes may."""
+    if (left := owed(connection)) is not None:
+        _owe(connection, [name for name in left if name not in names])
+
+
+def settle(connection: sqlite3.Connection) -> None:
+    """Notes that nothing is owed, where no name is."""
+    connection.execute("DELETE FROM meta WHERE key = ? AND value = '[]'", (_OWED,))
+
+
+def _owe(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    connection.execute(
+        "INSERT INTO meta VALUES (?,?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (_OWED, json.dumps(names)),
+    )
 
 
 def restore(connection: sqlite3.Connection, document_id: str, version: int) -> Restored:

@@ -162,8 +162,11 @@ class Database:
             if counts:
                 self.revision = revision
 
-    def compact(self) -> None:
+    def compact(self, *, vacuum: bool = True) -> None:
         """Rewrites the file from what is alive and empties the log.
+
+        Args:
+            vacuum: Rewrite the whole file. Without, erased cells are overwritten where they stood.
 
         Raises:
             StoreError: Somebody kept reading the old state for 30 s; retryable.
@@ -172,7 +175,8 @@ class Database:
         with self._write_lock, self._translated("compact"):
             self._require_open("compact")
             connection = self._writer = self._writer or self._connect()
-            connection.execute("VACUUM")
+            if vacuum:
+                connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise StoreError(

@@ -16,6 +16,7 @@ from langgraph.store.memory import InMemoryStore
 from lir_agents import Document, LateInteractionIndex, Principal, ToolBinding, ToolSignal, Turn
 from lir_agents.config import MemorySettings, Settings
 from lir_agents.errors import StoreError
+from lir_agents.graph.quote import quote
 from lir_agents.memory.records import Entry
 from lir_agents.types import SearchResult
 from tests.hashed_encoder import HashedEncoder
@@ -101,6 +102,16 @@ def test_a_store_that_cannot_write_still_recalls_and_says_what_is_lost(index, st
     assert told(result) == wanted
     assert result.coverage.stages["memory"].status == "failed"
     assert "not remembered" in result.coverage.stages["memory"].reason
+
+
+def test_what_a_store_says_of_an_error_goes_nowhere(index, store, caplog):
+    """A database quotes what it could not take: the conversation, which nobody could erase from the log again."""
+    store.trouble = raising(ValueError('no such escape in {"text": "my salary is 123456"}'))
+    result = index.search("leave", principal=STAFF, thread_id="t")
+    assert "ValueError" in result.coverage.stages["memory"].reason
+    event = index.audit.get(result.event_id)
+    for shown in (result.coverage, quote(result), event, caplog.text):
+        assert "salary" not in repr(shown)
 
 
 def test_history_told_by_the_caller_counts_while_the_store_is_down(index, store):
@@ -269,7 +280,7 @@ def test_a_file_that_another_process_holds_costs_memory_alone_and_a_bounded_time
         assert 0.2 <= time.monotonic() - started < 3
         assert told(result) == wanted
         assert result.coverage.stages["memory"].status == "failed"
-        assert "locked" in result.coverage.stages["memory"].reason
+        assert "SQLITE_BUSY" in result.coverage.stages["memory"].reason
         assert not {thread for thread in threading.enumerate() if thread.name == "lir-memory"} - before
         other.execute("ROLLBACK")
         other.close()
