@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import sys
 import uuid
@@ -99,7 +100,7 @@ def open_rooms(
         model = agreed_encoder(catalog, encoder, settings.encoder)
         cleaner = agreed_redactor(catalog, redactor or settings.ingest.redact or None)
         audit = opening.enter_context(_agreed_audit(catalog, layout.audit, settings.audit))
-        _write_down(catalog, policy, model, audit)
+        _write_down(catalog, policy, model, audit, cleaner)
         keeper = _vault_keeper(catalog, vault, cleaner, policy, audit, opening)
         tokens, lexical, vectors = _derived_stores(layout, catalog, settings, model, policy, opening)
         composer = Composer(model.token_spans, title_tokens=_agreed_title_tokens(catalog, settings, model))
@@ -361,9 +362,13 @@ def _agreed_audit(catalog: Catalog, path: Path, settings: AuditSettings) -> Audi
     return audit
 
 
-def _write_down(catalog: Catalog, policy: Policy, encoder: Encoder, audit: AuditLog) -> None:
+def _write_down(
+    catalog: Catalog, policy: Policy, encoder: Encoder, audit: AuditLog, cleaner: Redactor | None
+) -> None:
     """Writes down what a new index is made with, once all of it is known to be there."""
     if catalog.generation() is None:
+        if policy.name != "open" or cleaner is not None:
+            catalog.set_meta("digest_key", secrets.token_hex(32))
         catalog.add_generation(
             fingerprint=encoder.fingerprint,
             name=encoder.name,

@@ -99,6 +99,7 @@ class Ingestor:
         redactor: Redactor | None = None,
     ) -> None:
         self._catalog = catalog
+        self._digest_key = catalog.digest_key()
         self._encoder = encoder
         self._budget = Budget.of(settings, encoder)
         self._composer = composer
@@ -256,9 +257,9 @@ class Ingestor:
                     field="text",
                     remedy="Split it, or raise the setting ingest.max_document_chars.",
                 )
-            # Before an id is derived or a digest taken: both would tell what was redacted to whoever guesses it.
+            # Before an id is derived or a digest taken: neither is of what was redacted.
             clean, redacted = self._redacted(normalised(raw))
-            document = with_id(clean)
+            document = with_id(clean, self._digest_key)
             if not document.text.strip():
                 raise InputError("is empty", field="text", remedy="Leave it out, or give it text.")
             self._access_key(document)
@@ -275,7 +276,7 @@ class Ingestor:
         return normalised(redacted.document), redacted if redacted.originals else None
 
     def _add_batch(self, batch: Sequence[Document], tally: _Tally, redactions: Redactions) -> None:
-        digests = {_id(document): content_sha256(document) for document in batch}
+        digests = {_id(document): content_sha256(document, self._digest_key) for document in batch}
         current = self._catalog.digests(list(digests))
         changed = [document for document in batch if current.get(_id(document)) != digests[_id(document)]]
         tally.unchanged += len(batch) - len(changed)

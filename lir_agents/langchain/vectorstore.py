@@ -204,10 +204,11 @@ class LateInteractionVectorStore(VectorStore):
             InputError: Counts differ, or documents could not be added; the message names them. All others are in.
         """
         _refuse(kwargs)
-        names = _as_many(ids, len(documents), "ids")
+        names, key = _as_many(ids, len(documents), "ids"), self.index.rooms.catalog.digest_key()
         given = [
             to_document(
-                {"id": name or one.id, "text": one.page_content, "metadata": one.metadata} | self._grants(one)
+                {"id": name or one.id, "text": one.page_content, "metadata": one.metadata} | self._grants(one),
+                digest_key=key,
             )
             for name, one in zip(names, documents, strict=True)
         ]

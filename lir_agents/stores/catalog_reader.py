@@ -75,6 +75,10 @@ class CatalogReader:
         """Bits of each coordinate of a stored token vector: what the index was made with."""
         return cast(Bits, int(self.get_meta("token_bits") or DEFAULT_BITS))
 
+    def digest_key(self) -> bytes:
+        """Key of the digests of documents; empty where they are plain, as in an open index that redacts nothing."""
+        return bytes.fromhex(self.get_meta("digest_key") or "")
+
     def generation(self) -> Generation | None:
         """The newest encoder generation; None before the first."""
         with self._database.read("generation") as connection:

@@ -14,6 +14,7 @@ import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
 from lir_agents.errors import AccessDenied, InputError, LirError, StoreError
+from lir_agents.ingest.adapters import content_sha256, to_document
 from lir_agents.policy import AclPolicy
 from lir_agents.types import SearchResult
 from tests.conftest import office_documents
@@ -54,6 +55,26 @@ def index(quick_path: Path, encoder: HashedEncoder, policy: AclPolicy) -> Iterat
 
 def names(result: Sequence[Any]) -> list[str]:
     return [hit.document_id for hit in result]
+
+
+def test_digests_and_names_made_of_them_tell_no_reader_who_else_reads(quick_path, encoder):
+    """With the text, which a reader has, and a guess at the list, a plain digest could be tried out."""
+    anne = Principal("anne")
+    given = [
+        Document(id="a", text="Rule of the board.", acl=["anne", "board"]),
+        Document(text="Another rule of the board.", acl=["anne", "board"]),
+    ]
+    told: list[set[str]] = []
+    for name in ("one", "two"):
+        with LateInteractionIndex.open(quick_path / name, access="acl", encoder=encoder) as index:
+            index.add(given)
+            assert index.add(given).unchanged == 2
+            hits = index.search("rule of the board", principal=anne)
+            told.append({shown for hit in hits for shown in (hit.content_sha256, hit.document_id)} - {"a"})
+    assert len(told[0]) == 3
+    assert told[0].isdisjoint(told[1])
+    plain = {content_sha256(to_document(one)) for one in given}
+    assert not any(digest in shown for digest in plain for shown in told[0])
 
 
 # ---------------------------------------------------------------- revocation while a search is under way

@@ -74,12 +74,9 @@ def test_what_was_replaced_is_counted_in_the_log(quick_path, encoder):
 
 def test_an_id_derived_from_the_content_does_not_tell_it(quick_path, encoder):
     """Whoever guesses the redacted value could check the guess against a digest of the original."""
-    ids = []
-    for place, mail in enumerate(("anna@example.org", "bert@example.org")):
-        with LateInteractionIndex.open(quick_path / f"{place}.lir", redactor=True, encoder=encoder) as index:
-            index.add([{"text": f"Write to {mail}."}])
-            ids.append(index.search("write")[0].document_id)
-    assert ids[0] == ids[1]
+    with LateInteractionIndex.open(quick_path / "i.lir", redactor=True, encoder=encoder) as index:
+        assert index.add([{"text": "Write to anna@example.org."}]).added == 1
+        assert index.add([{"text": "Write to bert@example.org."}]).unchanged == 1
 
 
 def test_it_is_off_unless_asked_for_and_fixed_when_the_index_is_made(quick_path, encoder):

@@ -14,6 +14,7 @@ from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
 from lir_agents import AccessDenied, IndexLocked, InputError, LateInteractionIndex
+from lir_agents.ingest.adapters import to_document
 from lir_agents.langchain import LateInteractionVectorStore
 from lir_agents.langchain.adopt import adopt_collection
 from tests.doors import ALICE, BOB, QUERIES, readers
@@ -115,6 +116,21 @@ def test_what_a_store_adds_is_for_those_it_names(quick_path: Path, encoder: Hash
         assert [one.id for one in store.get_by_ids(["cat", "dog"])] == ["cat"]
         assert [one.id for one in store.as_principal(BOB).get_by_ids(["cat", "dog"])] == ["dog"]
         assert given[0].metadata == {}
+
+
+def test_a_name_made_of_a_text_does_not_tell_what_was_redacted_in_it(
+    quick_path: Path, encoder: HashedEncoder
+) -> None:
+    """A name is returned to whoever adds, before the text is redacted, and shown to whoever reads."""
+    text = "Call 555-867-5309 or write to jane.roe@example.com."
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder, redactor=True) as index:
+        store = LateInteractionVectorStore(index=index)
+        (name,) = store.add_texts([text])
+        assert store.add_texts([text]) == [name]
+        (found,) = store.similarity_search("call or write", k=5)
+        assert found.id == name
+        assert "jane" not in found.page_content
+    assert name != to_document({"text": text}).id
 
 
 def test_code_written_for_langchain_chroma_moves_over(tmp_path: Path, encoder: HashedEncoder) -> None:

@@ -90,10 +90,11 @@ def index_of(given_documents: Sequence[Document]) -> Iterator[LateInteractionInd
         yield index
 
 
-def current(given_documents: Sequence[Document]) -> list[Document]:
+def current(index: LateInteractionIndex, given_documents: Sequence[Document]) -> list[Document]:
     """What is current after adding these in order: the last of each id, in the order in which it came last."""
     latest: dict[str, Document] = {}
-    for document in map(to_document, given_documents):
+    key = index.rooms.catalog.digest_key()
+    for document in (to_document(one, digest_key=key) for one in given_documents):
         if document.id in latest and latest[document.id] == document:
             continue  # unchanged: it stays where it is
         latest.pop(document.id or "", None)
@@ -126,11 +127,11 @@ def outcome(index: LateInteractionIndex, case: Case) -> Any:
 def outcomes(corpus: Sequence[Document], asked: Sequence[Case]) -> tuple[list[Any], list[Any]]:
     """What each search gives over the corpus, and over an index of what its caller may read of it. On the way,
     what is found, got and offered as candidates is held against the documents themselves."""
-    live = current(corpus)
     over_all: list[Any] = []
     over_readable: list[Any] = []
     with ExitStack() as opened:
         everything = opened.enter_context(index_of(corpus))
+        live = current(everything, corpus)
         only: dict[frozenset[str | None], LateInteractionIndex] = {}
         for case in asked:
             principal, filter, _, k = case
