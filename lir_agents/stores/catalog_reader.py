@@ -226,15 +226,11 @@ class CatalogReader:
         with self._database.read("passages") as connection:
             return catalog_reads.passages(connection, as_rows(rows))
 
-    def access_key(self, id: str) -> str | None:
-        """Who may read a document, now and in all its versions; None where there is none."""
-        with self._database.read("access_key") as connection:
-            return catalog_reads.access_key(connection, id)
-
     def standing(self, id: str, *wanted: int | None) -> Standing | None:
-        """Who may read a document, with its versions and the text of those wanted, all of one moment.
+        """Who may read a document, now and in all its versions, with those and the text of the ones wanted.
 
-        Read one after the other, a key could belong to another document of that id: one added after an erasure.
+        All of one moment: read one after the other, a key could belong to another document of that id, one added
+        after an erasure. None where there is no such document.
 
         Args:
             id: The document.

@@ -145,7 +145,7 @@ class VersionInfo:
 class StoredDocument:
     """One committed version of a document with its text. `info` carries its number, digest and dates.
 
-    Who may read it is not part of it: readers need not know of each other. See `Catalog.access_key`.
+    Who may read it is not part of it: readers need not know of each other. See `Standing`.
     """
 
     id: str
@@ -172,7 +172,7 @@ class Standing:
     """A document at one moment.
 
     Attributes:
-        access_key: Who may read it: of its newest version, see `Catalog.access_key`.
+        access_key: Who may read it, and all its versions: that of the newest.
         versions: Committed ones, oldest first.
         documents: Those asked for, in that order; None where there is no such version.
     """

@@ -129,7 +129,7 @@ def test_a_document_is_judged_by_its_own_access_list_and_not_by_that_of_one_adde
                 index.erase(["d"])
             index.add([Document(id="d", text="For everybody.", acl=["ann"])])
 
-    for name in ("document", "access_key", "versions", "standing"):
+    for name in ("document", "versions", "standing"):
         real = getattr(catalog, name)
 
         def then_swapped(*args, real=real):

@@ -192,7 +192,7 @@ def test_odd_but_lawful_strings_survive(catalog):
     add(catalog, document(odd, odd, title=odd, access=odd, metadata={odd: odd}))
     (passage,) = catalog.passages(live_rows(catalog))
     assert (passage.document_id, passage.text, passage.title, passage.metadata) == (odd, odd, odd, {odd: odd})
-    assert catalog.access_key(odd) == odd
+    assert catalog.standing(odd).access_key == odd
     assert catalog.rows_by_passage_id([passage.passage_id]) == {passage.passage_id: passage.row}
     assert catalog.match({odd: odd}).sum() == 1
 

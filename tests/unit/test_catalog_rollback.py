@@ -51,7 +51,7 @@ def test_rollback_gives_back_no_access_that_was_taken_away(catalog):
     add(catalog, open_to_all)
     add(catalog, document("a", "salary list, hidden", access="board"))
     catalog.commit(catalog.rollback("a", 1).rows)
-    assert catalog.access_key("a") == "board"
+    assert catalog.standing("a").access_key == "board"
     assert catalog.digests(["a"])["a"] != open_to_all.content_sha256  # so that adding it again is a change
 
 
