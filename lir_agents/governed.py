@@ -205,9 +205,10 @@ class GovernedIndex(SearchedIndex):
         """
         principal, scope = self._authorized(principal, VAULT_ACTION)
         vault = self._keeper.vault()
-        standing = self._within(scope, id, version)
-        document = None if standing is None else standing.documents[0]
-        return vault.reveal(scope, id, document.content_sha256 if document else "", placeholder)
+        with self.rooms.in_flight.answering():
+            standing = self._within(scope, id, version)
+            document = None if standing is None else standing.documents[0]
+            return vault.reveal(scope, id, document.content_sha256 if document else "", placeholder)
 
     # ------------------------------------------------------------ going back
 
@@ -231,13 +232,14 @@ class GovernedIndex(SearchedIndex):
         """
         rooms = self.rooms
         principal, scope = self._authorized(principal, "rollback")
-        if not any(info.version == version for info in self._versions_within(scope, id)):
-            raise InputError(f"{id!r} has no version {version}", field="version", remedy="See versions(id).")
-        rooms.audit.append(
-            payloads.version(
-                principal, operation="rollback", documents=[(id, version)], index_epoch=rooms.catalog.epoch + 1
+        with rooms.in_flight.answering():
+            if not any(info.version == version for info in self._versions_within(scope, id)):
+                raise InputError(f"{id!r} has no version {version}", field="version", remedy="See versions(id).")
+            rooms.audit.append(
+                payloads.version(
+                    principal, operation="rollback", documents=[(id, version)], index_epoch=rooms.catalog.epoch + 1
+                )
             )
-        )
         return self._ingestor.rollback(id, version)
 
     def rollback_to(self, moment: int | datetime, *, principal: Principal | None = None) -> RollbackReport:
@@ -255,22 +257,24 @@ class GovernedIndex(SearchedIndex):
         rooms = self.rooms
         principal, scope = self._authorized(principal, "rollback")
         epoch = self._epoch(moment, "moment")
-        plan = rooms.catalog.rollback_plan(epoch)
-        ids = [*(id for id, _ in plan.restore), *plan.retire]
-        with refusals_recorded(rooms, principal):
-            reached = {id for id in ids if self._versions_within(scope, id)}
-        restore = [(id, version) for id, version in plan.restore if id in reached]
-        retire = [id for id in plan.retire if id in reached]
-        if restore or retire:
-            rooms.audit.append(
-                payloads.version(
-                    principal,
-                    operation="rollback",
-                    documents=[*restore, *((id, None) for id in retire)],
-                    index_epoch=rooms.catalog.epoch + 1,
-                    to_epoch=epoch,
+        with rooms.in_flight.answering():
+            plan = rooms.catalog.rollback_plan(epoch)
+            ids = [*(id for id, _ in plan.restore), *plan.retire]
+            with refusals_recorded(rooms, principal):
+                reached = {id for id in ids if self._versions_within(scope, id)}
+            restore = [(id, version) for id, version in plan.restore if id in reached]
+            retire = [id for id in plan.retire if id in reached]
+            if restore or retire:
+                rooms.audit.append(
+                    payloads.version(
+                        principal,
+                        operation="rollback",
+                        documents=[*restore, *((id, None) for id in retire)],
+                        index_epoch=rooms.catalog.epoch + 1,
+                        to_epoch=epoch,
+                    )
                 )
-            )
+        if restore or retire:
             self._ingestor.rollback_all(restore, retire)
         return RollbackReport(epoch, rooms.catalog.epoch, len(restore), len(retire))
 

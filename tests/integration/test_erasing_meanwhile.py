@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 import lir_agents.governed as governed
 import lir_agents.graph.nodes as nodes
 from lir_agents import Document, LateInteractionIndex, Principal, StoreError
+from lir_agents.audit import payloads
 from lir_agents.graph.in_flight import InFlight
+from lir_agents.ingest.redact_keeping import VaultFile
+from lir_agents.policy import AclPolicy
 from tests.hashed_encoder import HashedEncoder
 
 ANN = Principal("ann", groups=["staff"])
@@ -78,6 +82,36 @@ def test_a_read_that_found_it_before_writes_its_name_before_it_is_erased(index, 
         assert read.result().text == ZEBRA.text
         assert erase.result() == 1
     assert naming(index.path) == []
+
+
+ACTS = {
+    "rollback": ("version", lambda index: index.rollback(ZEBRA.id, 1, principal=ANN)),
+    "rollback_to": ("version", lambda index: index.rollback_to(1, principal=ANN)),
+    "reveal": ("decision", lambda index: index.reveal(ZEBRA.id, "[EMAIL_1]", principal=ANN)),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_act_that_found_it_before_writes_its_name_before_it_is_erased(quick_path, encoder, monkeypatch, act):
+    policy = AclPolicy(rights={right: ["staff"] for right in ("rollback", "vault:read")})
+    opening = {"access": policy, "encoder": encoder, "redactor": True}
+    vault = VaultFile(quick_path / "apart.vault", bytes(32))
+    written, doing = ACTS[act]
+    with LateInteractionIndex.open(quick_path / "i.lir", vault=vault, **opening) as index:
+        index.add([replace(ZEBRA, text="Write to zebra@example.org.")])
+        index.add([ZEBRA])
+        if act == "reveal":
+            index.rollback(ZEBRA.id, 1, principal=ANN)
+        held = Held(monkeypatch, payloads, written)
+        with ThreadPoolExecutor(2) as threads:
+            acting = threads.submit(doing, index)
+            assert held.reached.wait(30)
+            erasing = threads.submit(index.erase, [ZEBRA.id])
+            assert not wait([erasing], timeout=1).done
+            held.let_go()
+            assert wait([acting], timeout=30).done
+            assert erasing.result() >= 2
+        assert naming(index.path) == []
 
 
 def test_an_answer_that_hangs_does_not_hold_erasing_up_and_is_told(index, monkeypatch):
