@@ -127,7 +127,13 @@ def _ask_again(rooms: Rooms, event: RecordedEvent, epoch: int) -> list[ReplayedH
     """
     sealed = rooms.audit.unseal(event.event_id)
     asker = principal_in(sealed, id=event.principal_id, tenant=event.tenant)
-    request = Request(_kept(event, "query"), event.payload["k"], _kept(event, "filter"), as_of=epoch)
+    request = Request(
+        _kept(event, "query"),
+        event.payload["k"],
+        _kept(event, "filter"),
+        as_of=epoch,
+        one_per_document=event.payload.get("one_per_document", False),
+    )
     scope: AccessScope = rooms.policy.authorize(asker, "search")
     asked_at = datetime.fromisoformat(event.clock).timestamp()
     found = find(rooms, request, scope, conversation_in(sealed), now=asked_at)

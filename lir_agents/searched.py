@@ -37,6 +37,7 @@ class SearchedIndex(ABC):
         as_of: int | datetime | None = None,
         budget_ms: float | None = None,
         remember: bool = True,
+        one_per_document: bool = False,
     ) -> SearchResult:
         """The k passages that answer best, ranked by late interaction and everything known at this moment.
 
@@ -53,6 +54,7 @@ class SearchedIndex(ABC):
             budget_ms: Time for the whole search, in milliseconds; None: the setting `search.budget_ms`. What has
                 not answered by then is left out and named in `coverage`.
             remember: False leaves no trace in the thread's memory.
+            one_per_document: Every document once, by its best passage, and as many documents as k.
 
         Returns:
             Hits with breakdowns, coverage, timings and the id of the audit event.
@@ -65,7 +67,13 @@ class SearchedIndex(ABC):
             StoreError: A store that the answer needs failed, or it could not be recorded.
         """
         about = _given(
-            k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of, remember=remember
+            k=k,
+            filter=filter,
+            history=history,
+            tool_signals=tool_signals,
+            as_of=as_of,
+            remember=remember,
+            one_per_document=one_per_document,
         )
         run = standing(RetrievalContext(principal, thread_id, budget_ms))
         return search(self, {"query": query, **about}, run)
@@ -83,10 +91,17 @@ class SearchedIndex(ABC):
         as_of: int | datetime | None = None,
         budget_ms: float | None = None,
         remember: bool = True,
+        one_per_document: bool = False,
     ) -> SearchResult:
         """`search`, without blocking the event loop. Cancelled, it frees its thread at the next step."""
         about = _given(
-            k=k, filter=filter, history=history, tool_signals=tool_signals, as_of=as_of, remember=remember
+            k=k,
+            filter=filter,
+            history=history,
+            tool_signals=tool_signals,
+            as_of=as_of,
+            remember=remember,
+            one_per_document=one_per_document,
         )
         run = standing(RetrievalContext(principal, thread_id, budget_ms))
         return await asearch(self, {"query": query, **about}, run)

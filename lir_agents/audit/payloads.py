@@ -83,6 +83,7 @@ def retrieval(
     filter: Mapping[str, Any] | None = None,
     thread_id: str | None = None,
     as_of: str | int | None = None,
+    one_per_document: bool = False,
     settings: str = "",
     store_query: bool = True,
 ) -> AuditEvent:
@@ -101,6 +102,7 @@ def retrieval(
         filter: The caller's filter.
         thread_id: The conversation.
         as_of: The point in time asked for, if one was.
+        one_per_document: Whether each document could surface once only.
         settings: Fingerprint of the settings that ranking depends on.
         store_query: False keeps the commitment's key alone, not the query's text.
     """
@@ -117,6 +119,7 @@ def retrieval(
         "thread": _own(thread_id),
         "as_of": as_of,
         "settings": settings,
+        **({"one_per_document": True} if one_per_document else {}),
     }
     return _event("retrieval", principal, Shaped(payload))
 

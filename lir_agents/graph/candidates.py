@@ -49,6 +49,7 @@ def find_candidates(
     *,
     context: Context | None = None,
     boosted: Sequence[RowMask] = (),
+    documents: int = 1,
     parts: Parts = WHOLE,
 ) -> Candidates:
     """Takes the best `depth` of the lexical and of the dense list, both searched in the light of the context.
@@ -61,19 +62,30 @@ def find_candidates(
         context: Mixes its share into what both lists are searched for.
         boosted: Sets of passages that tools speak for; each gets lists of its own, so that evidence can lift
             what the turn alone would not have found.
+        documents: Where the lists hold fewer documents than these, more lists are taken of all others.
         parts: Runs what is asked of each room.
     """
     lexical, words = _by_words(rooms, turn, view, context, parts)
-    masks = [view.allowed, *(mask & view.allowed for mask in boosted)]
-    masks = [view.allowed, *(mask for mask in masks[1:] if mask.any())]
-    near = _by_vectors(rooms, turn, masks, depth, context, parts)
-    found = [rows for rows, _ in near or ()]
-    if lexical is not None:
-        together = lexical if words is None else lexical + words
-        found += [_best(together if mask is view.allowed else np.where(mask, together, 0), depth) for mask in masks]
-    chosen = np.zeros_like(view.allowed)
-    for rows in found:
-        chosen[rows] = True
+    together = lexical if lexical is None or words is None else lexical + words
+    chosen, left = np.zeros_like(view.allowed), view.allowed
+    near: list[tuple[Rows, NDArray[np.float32]]] = []
+    while True:
+        masks = [left, *(mask for mask in (mask & left for mask in boosted) if mask.any())]
+        nearest = _by_vectors(rooms, turn, masks, depth, context, parts, len(near)) or []
+        found = [rows for rows, _ in nearest]
+        if together is not None:
+            found += [
+                _best(together if mask is view.allowed else np.where(mask, together, 0), depth) for mask in masks
+            ]
+        for rows in found:
+            chosen[rows if left is view.allowed else _first_of_each(view.snapshot.document, rows)] = True
+        near += nearest
+        if documents == 1 or not any(map(len, found)):
+            break
+        known = np.unique(view.snapshot.document[chosen])
+        left = view.allowed & ~np.isin(view.snapshot.document, known)
+        if len(known) >= documents or not left.any():
+            break
     rows = np.flatnonzero(chosen)
     return _with_signals(rooms, rows, turn, context, lexical, words, near, parts)
 
@@ -92,9 +104,18 @@ def _by_words(
 
 
 def _by_vectors(
-    rooms: Rooms, turn: Reading, masks: Sequence[RowMask], depth: int, context: Context | None, parts: Parts
+    rooms: Rooms,
+    turn: Reading,
+    masks: Sequence[RowMask],
+    depth: int,
+    context: Context | None,
+    parts: Parts,
+    behind: int,
 ) -> list[tuple[Rows, NDArray[np.float32]]] | None:
-    """The nearest within each mask, with their cosines; None where vectors cannot be had."""
+    """The nearest within each mask, with their cosines; None where vectors cannot be had.
+
+    `behind` lists that were taken already this is another question.
+    """
     if not turn.encoded:
         return None
     pooled = direction = turn.encoding.pooled
@@ -108,7 +129,7 @@ def _by_vectors(
             raise _damaged("vectors", "rows that were not asked for")
         return rows, scores
 
-    return parts.ask("vectors", lambda: [near(mask) for mask in masks])
+    return parts.ask("vectors", lambda: [near(mask) for mask in masks], f"{behind}")
 
 
 def _with_signals(
@@ -118,7 +139,7 @@ def _with_signals(
     context: Context | None,
     lexical: NDArray[np.float32] | None,
     words: NDArray[np.float32] | None,
-    near: list[tuple[Rows, NDArray[np.float32]]] | None,
+    near: Sequence[tuple[Rows, NDArray[np.float32]]],
     parts: Parts,
 ) -> Candidates:
     nothing = np.zeros(len(rows), np.float32)
@@ -136,7 +157,7 @@ def _with_signals(
         context_dense = nothing if context is None else product(vectors, context.reading.encoding.pooled)
     else:
         lacking |= {"pooled"} if near else {"pooled", "dense"}
-        dense = _cosines(rows, near or ())
+        dense = _cosines(rows, near)
     return Candidates(
         rows=rows,
         dense=dense,
@@ -166,8 +187,13 @@ def _damaged(store: str, what: str) -> StoreError:
     return StoreError(f"gave {what}", store=store, operation="search", remedy="Run `lir doctor`.")
 
 
+def _first_of_each(document: NDArray[np.int64], rows: Rows) -> Rows:
+    """The first row of each document: one of many passages does not take the rest of the ranking's time."""
+    return rows[np.unique(document[rows], return_index=True)[1]]
+
+
 def _best(scores: NDArray[np.float32], depth: int) -> Rows:
-    """Rows of the largest positive scores, at most `depth`; among equals the smaller row."""
+    """Rows of the largest positive scores, best first, at most `depth`; among equals the smaller row."""
     positive = np.flatnonzero(scores > 0)
     if len(positive) > depth:
         # Everything above the cut, then the first rows of those that tie at it.
@@ -176,4 +202,4 @@ def _best(scores: NDArray[np.float32], depth: int) -> Rows:
         above = positive[found > cut]
         ties = positive[found == cut][: depth - len(above)]
         positive = np.concatenate([above, ties])
-    return positive
+    return positive[np.argsort(-scores[positive], kind="stable")]

@@ -61,7 +61,10 @@ def find(
     turn, context = read_in_context(rooms, request.query, conversation, view, parts)
     boosted = [boost.rows for boost in evidence.boosts if boost.seeks]
     depth = _depth(rooms, request, parts)
-    candidates = find_candidates(rooms, turn, view, depth, context=context, boosted=boosted, parts=parts)
+    documents = request.k if request.one_per_document else 1
+    candidates = find_candidates(
+        rooms, turn, view, depth, context=context, boosted=boosted, documents=documents, parts=parts
+    )
     return Found(view, conversation, turn, context, evidence, candidates)
 
 

@@ -28,6 +28,7 @@ class Request:
         tool_calls: Tools to run now, as LangChain tool calls (name, args, id).
         as_of: An epoch or a UTC time at which the index is to be read; None: now.
         remember: Whether the turn is kept in the thread's memory.
+        one_per_document: Whether a document has one hit at most, its best passage.
     """
 
     query: str
@@ -38,6 +39,7 @@ class Request:
     tool_calls: Sequence[Mapping[str, Any]] = ()
     as_of: int | datetime | None = None
     remember: bool = True
+    one_per_document: bool = False
 
 
 def checked_request(given: Mapping[str, Any], settings: SearchSettings) -> Request:
@@ -60,6 +62,7 @@ def checked_request(given: Mapping[str, Any], settings: SearchSettings) -> Reque
         tool_calls=tuple(given.get("tool_calls") or ()),
         as_of=_moment(given.get("as_of")),
         remember=given.get("remember", True) is not False,
+        one_per_document=given.get("one_per_document", False) is True,
     )
 
 

@@ -76,6 +76,7 @@ class SearchInput(TypedDict, total=False):
     tool_signals: Annotated[Sequence[ToolSignal], UntrackedValue]
     as_of: Annotated[int | datetime, UntrackedValue]
     remember: Annotated[bool, UntrackedValue]
+    one_per_document: Annotated[bool, UntrackedValue]
 
 
 class SearchOutput(TypedDict):

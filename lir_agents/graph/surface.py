@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from lir_agents.arrays import Rows
 from lir_agents.audit import payloads
 from lir_agents.audit.events import AuditEvent
@@ -26,21 +28,23 @@ __all__ = ["metadata_of", "readable_now", "record_event", "settings_digest", "su
 
 
 def surface(rooms: Rooms, request: Request, scope: AccessScope, view: View, ranked: Ranked) -> tuple[Hit, ...]:
-    """The best k passages that may be read at this moment.
+    """The best k passages that may be read at this moment, or the best of each of k documents.
 
     A deliberate wall: whatever the first stage let through, each passage is checked against the policy and the
     catalog as they are now. Refused ones are absent, and the next best move up.
     """
     hits: list[Hit] = []
-    position = 0
-    while len(hits) < request.k and position < len(ranked.rows):
-        chunk = ranked.rows[position : position + request.k - len(hits)]
+    order = np.arange(len(ranked.rows))
+    if request.one_per_document:
+        order = np.sort(np.unique(view.snapshot.document[ranked.rows], return_index=True)[1])
+    while len(hits) < request.k and len(order):
+        some, order = np.split(order, [request.k - len(hits)])
+        chunk = ranked.rows[some]
         passages = {passage.row: passage for passage in rooms.catalog.passages(chunk)}
-        for offset, readable in enumerate(readable_now(rooms, request, scope, chunk)):
-            passage = passages.get(int(chunk[offset]))
+        for position, row, readable in zip(some, chunk, readable_now(rooms, request, scope, chunk), strict=True):
+            passage = passages.get(int(row))
             if readable and passage is not None:
-                hits.append(_hit(rooms, request, passage, ranked, position + offset, rank=len(hits) + 1))
-        position += len(chunk)
+                hits.append(_hit(rooms, request, passage, ranked, int(position), rank=len(hits) + 1))
     return tuple(hits)
 
 
@@ -137,6 +141,7 @@ def record_event(
         filter=request.filter,
         thread_id=context.thread_id,
         as_of=request.as_of.isoformat() if isinstance(request.as_of, datetime) else request.as_of,
+        one_per_document=request.one_per_document,
         settings=settings_digest(rooms),
     )
     sealed = seal(context.principal, found.conversation)

@@ -24,8 +24,8 @@ from lir_agents.ingest.adapters import to_document
 from lir_agents.langchain.adopt import adopt_collection, adopted_encoder, require_adoptable
 from lir_agents.langchain.caller import ambient_runtime, caller
 from lir_agents.opening import Access
-from lir_agents.reports import AddReport
-from lir_agents.types import Filter, Hit, Principal, SearchResult
+from lir_agents.reports import AddReport, Failure
+from lir_agents.types import Filter, Hit, Principal
 
 __all__ = ["LateInteractionVectorStore"]
 
@@ -92,6 +92,10 @@ class LateInteractionVectorStore(VectorStore):
                 )
             self.index = index
             return
+        if not collection_name or Path(collection_name).name != collection_name:
+            raise InputError(
+                f"is {collection_name!r}", field="collection_name", remedy="Pass a name without a path in it."
+            )
         folder = None if persist_directory is not None else tempfile.TemporaryDirectory(prefix="lir-")
         root = Path(persist_directory if persist_directory is not None else folder.name)  # type: ignore[union-attr]
         self.index = LateInteractionIndex.open(root / f"{collection_name}.lir", access=access, encoder=encoder)
@@ -188,13 +192,20 @@ class LateInteractionVectorStore(VectorStore):
     # ------------------------------------------------------------ documents
 
     def add_documents(
-        self, documents: list[Document], *, ids: Sequence[str | None] | None = None, **kwargs: Any
+        self,
+        documents: list[Document],
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
     ) -> list[str]:
         """Adds documents, or updates those that changed.
 
         Args:
             documents: To add; they stay as they are.
             ids: One per document; they win over the documents' own.
+            batch_size: Of no effect: the index makes batches of its own (`ingest.batch_documents`). LangChain's
+                `index` names one in every call.
             **kwargs: None are known.
 
         Returns:
@@ -205,15 +216,17 @@ class LateInteractionVectorStore(VectorStore):
         """
         _refuse(kwargs)
         names, key = _as_many(ids, len(documents), "ids"), self.index.rooms.catalog.digest_key()
-        given = [
-            to_document(
-                {"id": name or one.id, "text": one.page_content, "metadata": one.metadata} | self._grants(one),
-                digest_key=key,
-            )
-            for name, one in zip(names, documents, strict=True)
-        ]
+        given = [self._document(name or one.id, one, key) for name, one in zip(names, documents, strict=True)]
         _require_all(self.index.add(given))
         return [str(one.id) for one in given]
+
+    def _document(self, id: str | None, given: Document, digest_key: bytes) -> Any:
+        """A document of the index, or why it cannot be one."""
+        about = {"id": id, "text": given.page_content, "metadata": given.metadata} | self._grants(given)
+        try:
+            return to_document(about, digest_key=digest_key)
+        except InputError as error:
+            return Failure(str(id or "a document without an id"), str(error))
 
     def _grants(self, document: Document) -> dict[str, Any]:
         return {} if self.acl is None or "acl" in document.metadata else {"acl": list(self.acl)}
@@ -247,7 +260,7 @@ class LateInteractionVectorStore(VectorStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents of these ids that are there and may be read."""
-        who = caller(self.index, self.principal, None, ambient_runtime()).principal
+        who = self._who()
         found = (self.index.get(name, principal=who) for name in dict.fromkeys(ids))
         return [_as_added(one.id, one.text, one.metadata) for one in found if one is not None]
 
@@ -278,28 +291,19 @@ class LateInteractionVectorStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         """Documents with their scores: the sum of their best passage's breakdown, higher is better."""
         _refuse(kwargs)
-        who = caller(self.index, self.principal, None, ambient_runtime()).principal
-        asked = k
-        while True:
-            result = self.index.search(query, k=asked, principal=who, filter=filter)
-            best = _best_passages(result)
-            if len(best) >= k or len(result) < asked:
-                return self._documents(best[:k], who)
-            asked *= 2  # several passages of one document took places of other documents
+        who = self._who()
+        return self._documents(
+            self.index.search(query, k=k, one_per_document=True, principal=who, filter=filter), who
+        )
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = _K, filter: Filter | None = None, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """`similarity_search_with_score`, without blocking the event loop."""
         _refuse(kwargs)
-        who = caller(self.index, self.principal, None, ambient_runtime()).principal
-        asked = k
-        while True:
-            result = await self.index.asearch(query, k=asked, principal=who, filter=filter)
-            best = _best_passages(result)
-            if len(best) >= k or len(result) < asked:
-                return await run_in_executor(None, self._documents, best[:k], who)
-            asked *= 2
+        who = self._who()
+        result = await self.index.asearch(query, k=k, one_per_document=True, principal=who, filter=filter)
+        return await run_in_executor(None, self._documents, result, who)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = _K, **kwargs: Any
@@ -320,21 +324,22 @@ class LateInteractionVectorStore(VectorStore):
         filter: Filter | None = None,
         **kwargs: Any,
     ) -> list[Document]:
-        """Of the `fetch_k` best passages those k that repeat each other least, as documents.
+        """Of the `fetch_k` best documents those k that repeat each other least.
 
-        The selection is LangChain's own, over the pooled vectors.
+        The selection is LangChain's own, over the pooled vectors of their best passages.
 
         Args:
             query: The question.
             k: Documents wanted.
-            fetch_k: Passages to choose from.
+            fetch_k: Documents to choose from.
             lambda_mult: 1 for relevance alone, 0 for variety alone.
             filter: Metadata filter.
             **kwargs: None are known.
         """
         _refuse(kwargs)
-        who = caller(self.index, self.principal, None, ambient_runtime()).principal
-        best = _best_passages(self.index.search(query, k=max(k, fetch_k), principal=who, filter=filter))
+        most = k if k < 1 else max(k, fetch_k)  # what is no number of documents is refused as in every search
+        who = self._who()
+        best = self.index.search(query, k=most, one_per_document=True, principal=who, filter=filter)
         if not best:
             return []
         rooms = self.index.rooms
@@ -343,21 +348,16 @@ class LateInteractionVectorStore(VectorStore):
         chosen = maximal_marginal_relevance(turn.pooled, list(pooled), lambda_mult=lambda_mult, k=k)
         return [document for document, _ in self._documents([best[at] for at in chosen], who)]
 
-    def _documents(self, hits: Sequence[Hit], who: Principal | None) -> list[tuple[Document, float]]:
+    def _who(self) -> Principal | None:
+        return caller(self.index, self.principal, None, ambient_runtime()).principal
+
+    def _documents(self, hits: Iterable[Hit], who: Principal | None) -> list[tuple[Document, float]]:
         found = [(self.index.get(hit.document_id, hit.version, principal=who), hit.score) for hit in hits]
         return [(_as_added(one.id, one.text, one.metadata), score) for one, score in found if one is not None]
 
 
 def _as_added(id: str, text: str, metadata: Any) -> Document:
     return Document(id=id, page_content=text, metadata=dict(metadata))
-
-
-def _best_passages(result: SearchResult) -> list[Hit]:
-    """The first hit of each document."""
-    best: dict[str, Hit] = {}
-    for hit in result:
-        best.setdefault(hit.document_id, hit)
-    return list(best.values())
 
 
 def _logistic(found: list[tuple[Document, float]]) -> list[tuple[Document, float]]:

@@ -10,6 +10,9 @@ from typing import Any
 import chromadb
 import pytest
 from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager
+from langchain_core.indexing import aindex as aindexed
+from langchain_core.indexing import index as indexed
 from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
@@ -69,6 +72,65 @@ async def test_long_documents_come_back_once_and_whole(quick_path: Path, encoder
             ("short", "The dog rents an office."),
         }
         assert await store.asimilarity_search("the cat sat on the mat", k=2) == found
+
+
+async def test_one_long_document_takes_no_other_ones_place(quick_path: Path, encoder: HashedEncoder) -> None:
+    """Its passages fill every list of the first stage; the question is asked, and recorded, once all the same."""
+    parts = (
+        f"Chapter {n}. The cat sat on the mat and talked of leave, number {n}. " + "Leave. " * 60
+        for n in range(400)
+    )
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
+        store = LateInteractionVectorStore(index=index)
+        store.add_texts(
+            ["\n\n".join(parts), "A dog.", "An office.", "A rule."], ids=["long", "dog", "office", "rule"]
+        )
+        assert index.stats()["passages"] > 300
+        everything = ["dog", "long", "office", "rule"]
+        for found in (
+            store.similarity_search("the cat sat on the mat", k=4),
+            await store.asimilarity_search("the cat sat on the mat", k=9),
+            store.max_marginal_relevance_search("the cat sat on the mat", k=4),
+        ):
+            assert sorted(str(document.id) for document in found) == everything
+        assert len(index.audit.events(kind="retrieval")) == 3
+
+
+async def test_langchains_indexing_api_adds_skips_and_cleans_up(quick_path: Path, encoder: HashedEncoder) -> None:
+    given = [
+        Document(page_content="Lunch is at noon.", metadata={"source": "a"}),
+        Document(page_content="Doors close at nine.", metadata={"source": "b"}),
+    ]
+    told: dict[str, Any] = {"cleanup": "full", "source_id_key": "source", "key_encoder": "sha256"}
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
+        store, records = LateInteractionVectorStore(index=index), InMemoryRecordManager(namespace="n")
+        records.create_schema()
+        assert indexed(given, records, store, **told)["num_added"] == 2
+        assert (await aindexed(given, records, store, **told))["num_skipped"] == 2
+        given[0] = Document(page_content="Lunch is at one.", metadata={"source": "a"})
+        done = indexed(given, records, store, **told)
+        assert (done["num_added"], done["num_skipped"], done["num_deleted"]) == (1, 1, 1)
+        texts = {one.page_content for one in store.similarity_search("lunch", k=5)}
+        assert texts == {"Lunch is at one.", "Doors close at nine."}
+
+
+def test_what_cannot_be_added_keeps_nothing_else_out(quick_path: Path, encoder: HashedEncoder) -> None:
+    given = [
+        Document(page_content="A strange one.", id="strange", metadata={"key": object()}),
+        Document(page_content="A plain one.", id="plain"),
+    ]
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
+        store = LateInteractionVectorStore(index=index)
+        with pytest.raises(InputError, match=r"strange.*key"):
+            store.add_documents(given)
+        assert [one.id for one in store.get_by_ids(["strange", "plain"])] == ["plain"]
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", "/abs", ""])
+def test_a_name_is_no_path(tmp_path: Path, encoder: HashedEncoder, name: str) -> None:
+    with pytest.raises(InputError, match="collection_name"):
+        LateInteractionVectorStore(name, persist_directory=tmp_path / "here", encoder=encoder)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["similarity", "mmr", "similarity_score_threshold"])
