@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +155,16 @@ class LateInteractionIndex(GovernedIndex):
             self._rooms.limits.threads.close()
         self._rooms = None
         self._resources.close()
+
+    def __copy__(self) -> LateInteractionIndex:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LateInteractionIndex:
+        # Whoever copies a retriever or a tool copies what it was told, and goes on through the same open files.
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open index cannot be pickled: open it in the process that uses it")
 
     def __enter__(self) -> LateInteractionIndex:
         return self

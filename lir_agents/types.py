@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 from weakref import WeakValueDictionary
 
 from lir_agents.bounds import require_writable
 from lir_agents.errors import InputError
+from lir_agents.readonly import ReadOnly
 
 if TYPE_CHECKING:
     from lir_agents.ranking.explain import Explanation
@@ -40,7 +40,7 @@ document lacks never matches, also under $ne and $nin; `{"$exists": False}` asks
 
 
 def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
+    return ReadOnly()
 
 
 def _freeze(values: Sequence[str] | None, name: str) -> tuple[str, ...]:
@@ -116,15 +116,26 @@ class Principal:
         if not isinstance(self.attributes, Mapping):
             raise InputError(f"is {self.attributes!r}", field="principal.attributes", remedy="Pass a mapping.")
         object.__setattr__(self, "groups", _freeze(self.groups, "principal.groups"))
-        object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
+        object.__setattr__(self, "attributes", ReadOnly(self.attributes))
 
     @property
     def grants(self) -> frozenset[str]:
         """The principal's own id and all of its groups."""
         return frozenset((self.id, *self.groups))
 
+    def __eq__(self, other: object) -> bool:
+        # Groups often come out of a set: in another order they are the same principal.
+        if type(other) is not Principal:
+            return NotImplemented
+        return (self.id, self.tenant, self.grants, self.attributes) == (
+            other.id,
+            other.tenant,
+            other.grants,
+            other.attributes,
+        )
+
     def __hash__(self) -> int:
-        return hash((self.id, self.tenant, frozenset(self.groups)))
+        return hash((self.id, self.tenant, self.grants))
 
 
 @dataclass(frozen=True, slots=True)

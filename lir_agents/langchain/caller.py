@@ -23,6 +23,7 @@ def caller(
     thread_id: str | None,
     runtime: Any,
     *,
+    otherwise: str | None = None,
     checkpointed: bool = False,
 ) -> RetrievalContext:
     """Joins what a door was bound to with the run that it is called from. A refusal is recorded.
@@ -30,7 +31,8 @@ def caller(
     Args:
         index: What the door leads to.
         bound: The principal that the door was bound to, if any.
-        thread_id: The conversation that the door was bound to; it wins over the run's.
+        thread_id: The conversation that the call, or whoever made the door, chose: it wins over the run's.
+        otherwise: The conversation where the run names none.
         runtime: The `Runtime` or `ToolRuntime` of the graph around; None outside of one.
         checkpointed: Whether the `thread_id` that the graph is checkpointed under is the conversation, where
             nobody names another.
@@ -38,11 +40,12 @@ def caller(
     Raises:
         AccessDenied: Both name a principal and they differ: either may read what the other may not, so neither
             is guessed. Or the run's context claims more than a server authenticated.
-        InputError: A field of the run's context has the wrong type.
+        InputError: What is bound, or a field of the run's context, has the wrong type.
         StoreError: A refusal could not be recorded; it stands all the same.
     """
     with refusals_recorded(index.rooms, None):
         run = RetrievalContext.of_run(runtime)
+        bound = RetrievalContext.of({"principal": bound}).principal
         if bound is not None and run.principal is not None and bound != run.principal:
             reason = "the door is bound to one principal, and the run that it is called from is another's"
             raise AccessDenied(
@@ -50,7 +53,7 @@ def caller(
                 decision=Decision(False, "search", run.principal.id, f"{reason}: {bound.id!r} is bound"),
                 remedy="Bind none where the run's context carries the principal.",
             )
-    conversation = thread_id or run.thread_id
+    conversation = thread_id or run.thread_id or otherwise
     if checkpointed and conversation is None:
         conversation = getattr(getattr(runtime, "execution_info", None), "thread_id", None)
     return RetrievalContext(bound if bound is not None else run.principal, conversation, run.budget_ms)

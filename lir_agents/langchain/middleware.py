@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, cast
 
 from langchain.agents.middleware.types import (
     AgentMiddleware,
@@ -38,10 +38,10 @@ ToolResult = ToolMessage | Command[Any]
 
 
 class RetrievalState(AgentState[Any]):
-    """What one run of the agent keeps to itself; never written to a checkpoint."""
+    """What one run of the agent keeps to itself, by the middleware's name; never written to a checkpoint."""
 
-    lir_quoted: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
-    lir_shown: NotRequired[Annotated[list[str], UntrackedValue, PrivateStateAttr]]
+    lir_quoted: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
+    lir_shown: NotRequired[Annotated[dict[str, list[str]], UntrackedValue, PrivateStateAttr]]
 
 
 class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
@@ -69,6 +69,10 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         filter: Metadata filter that every search is held to.
         offer_tool: Whether the agent may search by itself, with `LateInteractionSearchTool`.
         inject: Whether every turn of the user is searched for before the model is asked.
+        name: Tells several indexes of one agent apart, and their tools: "search_documents" becomes "search_<name>".
+            An answer that was made from another index's passages is not remembered: this one cannot tell who may
+            read those.
+        description: What the tool tells the model of this index; None: that of `LateInteractionSearchTool`.
 
     Example:
         >>> agent = create_agent(
@@ -89,18 +93,29 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         filter: dict[str, Any] | None = None,
         offer_tool: bool = True,
         inject: bool = False,
+        name: str | None = None,
+        description: str | None = None,
     ) -> None:
         super().__init__()
+        self._name = type(self).__name__ if name is None else name
         self.index = index
         self.principal = principal
         self.thread_id = thread_id
         self.k = k
         self.filter = filter
         self.inject = inject
+        called = {"name": f"search_{name}"} if name else {}
+        told = {"description": description} if description else {}
         offered = LateInteractionSearchTool(
-            index=index, k=k, principal=principal, thread_id=thread_id, filter=filter
+            index=index, k=k, principal=principal, thread_id=thread_id, filter=filter, **called, **told
         )
         self.tools = [offered] if offer_tool else []
+        self._own = {one.name for one in self.tools}  # names of tools that search this index
+
+    @property
+    def name(self) -> str:
+        """What tells this middleware from others of the agent."""
+        return self._name
 
     # ------------------------------------------------------------ before the agent
 
@@ -109,24 +124,26 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = self.index.search(**self._asked(said[-1], who)) if self.inject and said else None
         self._remember(who, [Turn("user", text) for text in said])
-        return _kept(result)
+        return self._kept(state, result)
 
     async def abefore_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`before_agent`, without blocking the event loop."""
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = await self.index.asearch(**self._asked(said[-1], who)) if self.inject and said else None
         await asyncio.to_thread(self._remember, who, [Turn("user", text) for text in said])
-        return _kept(result)
+        return self._kept(state, result)
 
     def before_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Retrieves once more where the run was interrupted since: what was retrieved is in no checkpoint."""
         said = self._lost(state)
-        return _kept(self.index.search(**self._asked(said, self._who(runtime)))) if said else None
+        return self._kept(state, self.index.search(**self._asked(said, self._who(runtime)))) if said else None
 
     async def abefore_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`before_model`, without blocking the event loop."""
         said = self._lost(state)
-        return _kept(await self.index.asearch(**self._asked(said, self._who(runtime)))) if said else None
+        return (
+            self._kept(state, await self.index.asearch(**self._asked(said, self._who(runtime)))) if said else None
+        )
 
     # ------------------------------------------------------------ around the model and its tools
 
@@ -134,13 +151,13 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Shows the retrieved passages to the model."""
-        return handler(_with_passages(request))
+        return handler(self._with_passages(request))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """`wrap_model_call`, asynchronously."""
-        return await handler(_with_passages(request))
+        return await handler(self._with_passages(request))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolResult]
@@ -163,20 +180,20 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
 
     def after_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> None:
         """Remembers the answer and what it was made from."""
-        self._remember(self._who(runtime), _answers(state))
+        self._remember(self._who(runtime), self._answers(state))
 
     async def aafter_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> None:
         """`after_agent`, without blocking the event loop."""
-        await asyncio.to_thread(self._remember, self._who(runtime), _answers(state))
+        await asyncio.to_thread(self._remember, self._who(runtime), self._answers(state))
 
     # ------------------------------------------------------------ translation
 
     def _who(self, runtime: Any) -> RetrievalContext:
-        return caller(self.index, self.principal, self.thread_id, runtime, checkpointed=True)
+        return caller(self.index, self.principal, None, runtime, otherwise=self.thread_id, checkpointed=True)
 
     def _lost(self, state: RetrievalState) -> str | None:
         """The user's last words, where passages for them should be in the state and are not."""
-        if not self.inject or "lir_quoted" in state:
+        if not self.inject or self.name in state.get("lir_quoted", {}):
             return None
         words = (_text(one) for one in reversed(state["messages"]) if isinstance(one, HumanMessage))
         return next((text for text in words if text), None)
@@ -201,10 +218,58 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
             _log.warning("The conversation could not be remembered: %s", error)
 
     def _signals(self, request: ToolCallRequest, result: ToolResult) -> list[ToolSignal]:
-        if not isinstance(result, ToolMessage) or isinstance(request.tool, LateInteractionSearchTool):
+        if isinstance(request.tool, LateInteractionSearchTool):
+            if request.tool.index is self.index:
+                self._own.add(request.tool.name)
             return []
         longest = self.index.rooms.settings.memory.max_chars
-        return [signal_of(request.tool_call["name"], result, max_chars=longest)]
+        said = _said(result, request.tool_call["id"])
+        return [signal_of(request.tool_call["name"], message, max_chars=longest) for message in said]
+
+    def _answers(self, state: RetrievalState) -> list[Turn]:
+        """The agent's last words, with the passages that this run retrieved; none where others' are among them."""
+        messages = state["messages"]
+        last = messages[-1] if messages else None
+        if not isinstance(last, AIMessage) or not (text := _text(last)):
+            return []
+        shown = dict.fromkeys(state.get("lir_shown", {}).get(self.name, ()))
+        foreign = any(name != self.name and ids for name, ids in state.get("lir_shown", {}).items())
+        for message in reversed(messages):
+            if isinstance(message, HumanMessage):
+                break
+            if isinstance(message, ToolMessage) and isinstance(message.artifact, list):
+                found = _passage_ids(message.artifact)
+                shown.update(dict.fromkeys(found))
+                foreign = foreign or bool(found and message.name not in self._own)
+        return [] if foreign else [Turn("assistant", text, tuple(shown))]
+
+    def _kept(self, state: RetrievalState, result: SearchResult | None) -> dict[str, Any] | None:
+        """What was retrieved, beside what others retrieved for the same turn."""
+        if result is None:
+            return None
+        return {
+            "lir_quoted": {**state.get("lir_quoted", {}), self.name: quote(result)},
+            "lir_shown": {**state.get("lir_shown", {}), self.name: [hit.passage_id for hit in result]},
+        }
+
+    def _with_passages(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        quoted = cast("RetrievalState", request.state).get("lir_quoted", {}).get(self.name)
+        messages = request.messages
+        last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
+        if quoted is None or last is None:
+            return request
+        # As a message of its own beside the user's, never in the system prompt: what documents say is not an order.
+        passages = HumanMessage(f"Passages retrieved for the next message:\n{quoted}")
+        return request.override(messages=[*messages[:last], passages, *messages[last:]])
+
+
+def _said(result: ToolResult, call_id: str | None) -> list[ToolMessage]:
+    """The answers to a call, also where the tool answers by a command."""
+    if isinstance(result, ToolMessage):
+        return [result]
+    messages = result.update.get("messages", ()) if isinstance(result.update, Mapping) else ()
+    found = messages if isinstance(messages, Sequence) else (messages,)
+    return [one for one in found if isinstance(one, ToolMessage) and one.tool_call_id == call_id]
 
 
 def _new_turns(messages: Sequence[AnyMessage]) -> list[str]:
@@ -218,21 +283,6 @@ def _new_turns(messages: Sequence[AnyMessage]) -> list[str]:
     return said[::-1]
 
 
-def _answers(state: RetrievalState) -> list[Turn]:
-    """The agent's last words, with the passages that this run retrieved."""
-    messages = state["messages"]
-    last = messages[-1] if messages else None
-    if not isinstance(last, AIMessage) or not (text := _text(last)):
-        return []
-    shown = dict.fromkeys(state.get("lir_shown", ()))
-    for message in reversed(messages):
-        if isinstance(message, HumanMessage):
-            break
-        if isinstance(message, ToolMessage) and isinstance(message.artifact, list):
-            shown.update(dict.fromkeys(_passage_ids(message.artifact)))
-    return [Turn("assistant", text, tuple(shown))]
-
-
 def _passage_ids(artifact: list[Any]) -> list[str]:
     """Of the documents that came out of an index; mappings where they have been through a checkpoint."""
     found = [one.model_dump() if isinstance(one, Document) else one for one in artifact]
@@ -241,23 +291,6 @@ def _passage_ids(artifact: list[Any]) -> list[str]:
         for one in found
         if isinstance(one, Mapping) and one.get("id") and "lir" in one.get("metadata", ())
     ]
-
-
-def _kept(result: SearchResult | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
-    return {"lir_quoted": quote(result), "lir_shown": [hit.passage_id for hit in result]}
-
-
-def _with_passages(request: ModelRequest[Any]) -> ModelRequest[Any]:
-    quoted = request.state.get("lir_quoted")
-    messages = request.messages
-    last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
-    if not isinstance(quoted, str) or last is None:
-        return request
-    # As a message of its own beside the user's, never in the system prompt: what documents say is not an order.
-    passages = HumanMessage(f"Passages retrieved for the next message:\n{quoted}")
-    return request.override(messages=[*messages[:last], passages, *messages[last:]])
 
 
 def _text(message: BaseMessage) -> str:

@@ -41,6 +41,8 @@ class LateInteractionSearchTool(BaseTool):
         >>> agent.invoke({"messages": [...]}, context=RetrievalContext(principal=alice))
     """
 
+    model_config = ConfigDict(extra="forbid")  # a filter under another name must not be lost
+
     name: str = "search_documents"
     description: str = (
         "Searches the documents that the user may read. Returns the passages that answer best, each with an id to "
@@ -97,7 +99,7 @@ class LateInteractionSearchTool(BaseTool):
     def _asked(self, k: int | None, runtime: Any) -> dict[str, Any]:
         # Only a runtime that a program handed over counts: what a model writes arrives as a dict or a string.
         run = runtime if isinstance(runtime, ToolRuntime) else ambient_runtime()
-        who = caller(self.index, self.principal, self.thread_id, run, checkpointed=True)
+        who = caller(self.index, self.principal, None, run, otherwise=self.thread_id, checkpointed=True)
         return {
             "k": self.k if k is None else k,
             "principal": who.principal,

@@ -8,13 +8,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from lir_agents.arrays import Rows
 from lir_agents.errors import IntegrityError
+from lir_agents.readonly import ReadOnly
 from lir_agents.stores.database import chunks
 from lir_agents.stores.records import (
     Change,
@@ -110,7 +110,7 @@ def passages(connection: sqlite3.Connection, rows: Rows) -> list[Passage]:
             :12
         ]
         if version_number not in metadata:
-            metadata[version_number] = MappingProxyType(json.loads(row[13]))
+            metadata[version_number] = ReadOnly(json.loads(row[13]))
         found[number] = Passage(
             row=number,
             passage_id=passage_id(document_id, version, ordinal),
@@ -159,7 +159,7 @@ def document(connection: sqlite3.Connection, document_id: str, version: int | No
         title=info.title,
         source=source,
         source_uri=uri,
-        metadata=MappingProxyType(json.loads(metadata)),
+        metadata=ReadOnly(json.loads(metadata)),
         info=info,
     )
 

@@ -295,6 +295,8 @@ class MappedFile:
             raise StoreError(str(error), store=self._store, operation=operation, retryable=True) from error
         except (lmdb.Error, OSError) as error:
             remedy = "Check free disk space and permissions, then repeat."
+            if "already open in this process" in str(error):
+                remedy = "Share the object that has it open, or give each a folder of its own."
             raise StoreError(str(error), store=self._store, operation=operation, remedy=remedy) from error
 
     def _damage(self, message: str) -> IntegrityError:

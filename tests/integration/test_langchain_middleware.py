@@ -7,19 +7,20 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.tools import tool
+from langchain_core.tools import InjectedToolCallId, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import PutOp
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command
 
-from lir_agents import LateInteractionIndex, Principal, ToolBinding, Turn
+from lir_agents import Document, LateInteractionIndex, Principal, ToolBinding, Turn
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.langchain import LateInteractionMiddleware
 from lir_agents.memory.records import Entry
@@ -84,11 +85,17 @@ def recalled(index: LateInteractionIndex, who: Principal | None, thread_id: str)
 
 
 async def ask(
-    agent: Any, question: str, mode: str, *, thread: str = "t1", who: Principal = ALICE
+    agent: Any,
+    question: str,
+    mode: str,
+    *,
+    thread: str = "t1",
+    who: Principal = ALICE,
+    context: RetrievalContext | None = None,
 ) -> dict[str, Any]:
     given = {"messages": [HumanMessage(question)]}
-    config: Any = {"configurable": {"thread_id": thread}}
-    context = RetrievalContext(who)
+    config: Any = {"configurable": {"thread_id": thread}} if context is None else {}
+    context = context or RetrievalContext(who)
     if mode == "sync":
         return await asyncio.to_thread(agent.invoke, given, config, context=context)
     return await agent.ainvoke(given, config, context=context)
@@ -200,6 +207,61 @@ async def test_a_failed_tool_is_remembered_as_failed(index: LateInteractionIndex
     await asyncio.to_thread(agent.invoke, {"messages": [HumanMessage("go")]}, context=context)
     (entry,) = [entry for entry in recalled(index, ALICE, "t1") if entry.kind == "tool"]
     assert (entry.tool, entry.text, entry.error) == ("broken", "", "no connection")
+
+
+async def test_a_tool_that_answers_by_a_command_is_remembered(index: LateInteractionIndex) -> None:
+    @tool
+    def booking(tool_call_id: Annotated[str, InjectedToolCallId]) -> Any:
+        """Books and says so."""
+        return Command(update={"messages": [ToolMessage("booked", tool_call_id=tool_call_id)]})
+
+    agent = create_agent(
+        scripted(call("booking"), "Done."),
+        [booking],
+        middleware=[LateInteractionMiddleware(index)],
+        context_schema=RetrievalContext,
+    )
+    await ask(agent, "book it", "async", context=RetrievalContext(ALICE, "t1"))
+    (entry,) = [entry for entry in recalled(index, ALICE, "t1") if entry.kind == "tool"]
+    assert (entry.tool, entry.text) == ("booking", "booked")
+
+
+async def test_the_conversation_of_the_run_wins_over_the_one_bound(index: LateInteractionIndex) -> None:
+    """One agent serves many runs: their conversations do not run together."""
+    middleware = LateInteractionMiddleware(index, thread_id="bound")
+    agent = create_agent(
+        scripted("Hello.", "Hello again."), [], middleware=[middleware], context_schema=RetrievalContext
+    )
+    await ask(agent, "of the run", "async", context=RetrievalContext(ALICE, "run"))
+    await ask(agent, "of none", "async", context=RetrievalContext(ALICE))
+    assert [entry.text for entry in recalled(index, ALICE, "run")] == ["of the run", "Hello."]
+    assert [entry.text for entry in recalled(index, ALICE, "bound")] == ["of none", "Hello again."]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_one_agent_has_two_indexes(index: LateInteractionIndex, quick_path: Path, mode: str) -> None:
+    with LateInteractionIndex.open(quick_path / "other.lir", access="acl", encoder=HashedEncoder()) as other:
+        other.add([Document(id="menu", text="Soup and salad at noon.", acl=["group:staff"])])
+        model = scripted(call("search_menu", query="soup at noon"), "There is soup.")
+        agent = create_agent(
+            model,
+            [],
+            middleware=[
+                LateInteractionMiddleware(index, inject=True, k=2),
+                LateInteractionMiddleware(other, inject=True, name="menu", description="What there is to eat."),
+            ],
+            context_schema=RetrievalContext,
+        )
+        offered = {one.name: one.description for one in agent.nodes["tools"].bound.tools_by_name.values()}
+        assert set(offered) == {"search_documents", "search_menu"}
+        assert offered["search_menu"] == "What there is to eat."
+        state = await ask(agent, "soup at noon", mode, context=RetrievalContext(ALICE, "t1"))
+        assert "menu#1.0" in state["messages"][2].text
+        first = "\n".join(message.text for message in model.shown[0])
+        assert first.count("<passages>") == 2
+        assert 'id="menu#1.0"' in first
+        for one in (index, other):  # what another index's passages went into is in neither's memory
+            assert [entry.kind for entry in recalled(one, ALICE, "t1")] == ["user"]
 
 
 def test_without_a_conversation_nothing_is_remembered(index: LateInteractionIndex) -> None:

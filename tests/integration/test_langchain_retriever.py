@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Any
+import pickle
+from typing import Any, cast
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,7 +23,7 @@ from typing_extensions import TypedDict
 from lir_agents import AccessDenied, BudgetExceeded, InputError, LateInteractionIndex, Principal
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
-from lir_agents.langchain import LateInteractionRetriever
+from lir_agents.langchain import LateInteractionRetriever, LateInteractionSearchTool
 from lir_agents.langchain.caller import caller
 from tests.doors import ALICE, BOB, QUERIES, readers
 
@@ -174,6 +176,14 @@ def test_a_door_bound_to_another_principal_than_the_runs_is_refused_and_recorded
 
     assert caller(acl_index, ALICE, None, Run(RetrievalContext(ALICE, "t1"))) == RetrievalContext(ALICE, "t1")
     assert caller(acl_index, ALICE, "mine", Run({"thread_id": "t1"})) == RetrievalContext(ALICE, "mine")
+    assert caller(acl_index, ALICE, None, Run({"thread_id": "t1"}), otherwise="mine").thread_id == "t1"
+    assert caller(acl_index, ALICE, None, Run(), otherwise="mine").thread_id == "mine"
+    shuffled = dataclasses.replace(ALICE, groups=list(ALICE.groups)[::-1] * 2)
+    assert caller(acl_index, ALICE, None, Run(RetrievalContext(shuffled))).principal == ALICE
+    plain: Any = {"id": ALICE.id, "groups": list(ALICE.groups)}
+    assert caller(acl_index, plain, None, Run(RetrievalContext(ALICE))).principal == ALICE
+    with pytest.raises(InputError, match="principal"):
+        caller(acl_index, cast("Any", {"groups": []}), None, Run(RetrievalContext(ALICE)))
     with pytest.raises(AccessDenied, match="another's"):
         caller(acl_index, ALICE, None, Run(RetrievalContext(BOB)))
     refusal = list(acl_index.audit.events(limit=1_000_000))[-1]
@@ -193,6 +203,17 @@ def test_a_door_bound_to_another_principal_than_the_runs_is_refused_and_recorded
         caller(acl_index, BOB, None, Run(server_info=server))
     unknown: Any = ServerInfo(assistant_id="a", graph_id="g", user=User(is_authenticated=False))  # type: ignore[arg-type]
     assert caller(acl_index, None, None, Run(server_info=unknown)).principal is None
+
+
+def test_a_copy_goes_on_through_the_same_index(open_index: LateInteractionIndex) -> None:
+    for door in (LateInteractionRetriever(index=open_index, k=2), LateInteractionSearchTool(index=open_index)):
+        twin = copy.deepcopy(door)
+        assert twin is not door
+        assert twin.index is open_index
+        with pytest.raises(TypeError, match="open it in the process"):
+            pickle.dumps(door)
+    with pytest.raises(ValidationError, match="filters"):
+        LateInteractionSearchTool(index=open_index, filters={"region": "eu"})  # type: ignore[call-arg]
 
 
 def test_what_is_wrong_is_named(open_index: LateInteractionIndex) -> None:
