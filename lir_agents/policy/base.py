@@ -141,19 +141,31 @@ class AccessScope:
         return np.fromiter((known[key] for key in access_keys), dtype=np.bool_, count=len(access_keys))
 
     def _ask(self, keys: list[str]) -> tuple[list[bool], Mapping[str, str]]:
+        epoch = self.decision.epoch
         try:
-            allowed, faults = self.decide(keys)
+            given = self.decide(list(keys))  # a list of its own, to do with as it likes
+            answer = _plain(given, len(keys))
         except AccessDenied:
             raise
         except Exception as error:  # noqa: BLE001 - a policy is anybody's code: whatever it raises denies
-            refuse(
-                self.principal, self.action, self.decision.epoch, f"the policy raised {type(error).__name__}", error
-            )
-        if len(allowed) != len(keys) or any(verdict is not True and verdict is not False for verdict in allowed):
-            refuse(
-                self.principal, self.action, self.decision.epoch, "the policy gave no plain verdict for each key"
-            )
-        return allowed, faults
+            refuse(self.principal, self.action, epoch, f"the policy raised {type(error).__name__}", error)
+        if answer is None:
+            refuse(self.principal, self.action, epoch, "the policy gave no plain verdict for each key")
+        return answer
+
+
+def _plain(answer: Any, keys: int) -> tuple[list[bool], Mapping[str, str]] | None:
+    """An answer in the shape of `Decide`, copied; None where it is another. A set would have no order, and what is
+    made while it is read (a generator) would run outside the policy's deadline."""
+    if not isinstance(answer, list | tuple) or len(answer) != 2:
+        return None
+    allowed, faults = answer
+    if not isinstance(allowed, list | tuple) or not isinstance(faults, Mapping):
+        return None
+    verdicts, reasons = list(allowed), dict(faults)
+    plain = len(verdicts) == keys and all(verdict is True or verdict is False for verdict in verdicts)
+    told = all(isinstance(text, str) for pair in reasons.items() for text in pair)
+    return (verdicts, reasons) if plain and told else None
 
 
 @runtime_checkable

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
+from lir_agents.bounds import MAX_INT_BITS
 from lir_agents.errors import AccessDenied, ConfigError, InputError
 from lir_agents.policy.acl import AclPolicy, OpenPolicy
 from lir_agents.policy.base import SCOPES_KEPT, AccessScope, Decide, Lru, Policy, kept_verdicts, refuse
@@ -58,23 +59,29 @@ class GuardedPolicy:
 
     def authorize(self, principal: Principal | None, action: str) -> AccessScope:
         """As the policy says. Raises AccessDenied also when it fails, hangs or answers for somebody else."""
+        epoch = -1  # not known yet
 
         def ask() -> tuple[int, AccessScope]:
             # First the epoch: what is revoked while the policy answers must not be kept under the epoch after it.
-            return int(self.inner.epoch), self.inner.authorize(principal, action)
+            nonlocal epoch
+            epoch = int(self.inner.epoch)
+            return epoch, self.inner.authorize(principal, action)
 
         try:
-            epoch, scope = self._deadline.run(ask)
+            asked, scope = self._deadline.run(ask)
         except AccessDenied as error:
-            raise _on_record(error, principal, action, _epoch(self.inner)) from error.__cause__
+            raise _on_record(error, principal, action, epoch) from error.__cause__
         except Exception as error:  # noqa: BLE001 - whatever it raises denies
-            refuse(principal, action, _epoch(self.inner), f"the policy {told(error)}", error)
-        if not isinstance(scope, AccessScope) or scope.principal != principal or scope.action != action:
-            refuse(principal, action, _epoch(self.inner), "the policy answered another question")
+            refuse(principal, action, epoch, f"the policy {told(error)}", error)
+        if not isinstance(scope, AccessScope) or not _sound(scope.decision) or not isinstance(scope.cache_key, str):
+            refuse(principal, action, asked, "the policy gave no scope with a decision that can be recorded")
+        if scope.principal != principal or scope.action != action:
+            refuse(principal, action, asked, "the policy answered another question")
         if scope.decision.allowed is not True:
-            raise AccessDenied(f"{action} refused: {scope.decision.reason}", decision=scope.decision)
+            refusal = AccessDenied(f"{action} refused: {scope.decision.reason}", decision=scope.decision)
+            raise _on_record(refusal, principal, action, asked)
         # The key is made anew: a policy that forgot somebody or something in its own cannot mix up two callers.
-        state = ("guarded", action, str(epoch), str(scope.cache_key))
+        state = ("guarded", action, str(asked), scope.cache_key)
         cache_key = principal_digest(principal, principal.grants if principal else frozenset(), state)
         return replace(
             scope,
@@ -100,16 +107,19 @@ class GuardedPolicy:
 
 def _on_record(error: AccessDenied, principal: Principal | None, action: str, epoch: int) -> AccessDenied:
     """The refusal with a decision, without which it would stand in no log."""
-    if not isinstance(error.decision, Decision) or error.decision.allowed is not False:
+    if not _sound(error.decision) or error.decision.allowed is not False:
         error.decision = Decision(False, action, principal.id if principal else "", str(error), epoch)
     return error
 
 
-def _epoch(policy: Policy) -> int:
-    try:
-        return int(policy.epoch)
-    except Exception:  # noqa: BLE001 - the denial matters, not the epoch of a broken policy
-        return -1
+def _sound(decision: object) -> TypeGuard[Decision]:
+    """Whether the log can hold it."""
+    return (
+        isinstance(decision, Decision)
+        and all(isinstance(text, str) for text in (decision.action, decision.principal_id, decision.reason))
+        and isinstance(decision.epoch, int)
+        and decision.epoch.bit_length() <= MAX_INT_BITS
+    )
 
 
 def open_policy(spec: Literal["open", "acl"] | Policy) -> Policy:

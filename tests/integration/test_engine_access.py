@@ -361,12 +361,27 @@ class Failing:
         return dataclasses.replace(scope, decide=self.decide)
 
     def decide(self, keys: Sequence[str]) -> tuple[list[bool], dict[str, str]]:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
+        if isinstance(self.answer, tuple):
+            return self.answer
         return [self.answer for _ in keys], {}
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("down"), "yes", 1, None, TimeoutError()], ids=repr)
+CANNOT_SAY = [
+    RuntimeError("down"),
+    TimeoutError(),
+    asyncio.CancelledError(),
+    GeneratorExit(),
+    "yes",
+    1,
+    None,
+    ([True], None),
+    ((True for _ in "a"), {}),
+]
+
+
+@pytest.mark.parametrize("answer", CANNOT_SAY, ids=repr)
 def test_a_policy_that_cannot_say_denies_and_it_is_recorded(quick_path, encoder, answer):
     policy = Failing()
     with LateInteractionIndex.open(quick_path / "i.lir", access=policy, encoder=encoder) as index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -445,6 +446,121 @@ def test_an_answer_in_another_shape_denies(answer):
     custom.on_decide = lambda keys: answer
     with pytest.raises(AccessDenied, match="plain verdict"):
         open_policy(custom).authorize(ALICE, "search").allows_many(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        ([True], {}, {}),
+        "ab",
+        ([True], None),
+        ([True], [1, 2]),
+        ([True], {5: "reason"}),
+        ([True], {"a": object()}),
+        ((verdict for verdict in [True]), {}),
+        ({True}, {}),
+        ({True: 1}, {}),
+        (np.ones(1, dtype=bool), {}),
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_verdicts_with_reasons_denies(answer):
+    custom = Custom()
+    policy = open_policy(custom)
+    scope = replace(custom.authorize(ALICE, "search"), decide=lambda keys: answer)
+    custom.authorize = lambda *_: scope
+    with pytest.raises(AccessDenied, match="plain verdict") as refused:
+        policy.authorize(ALICE, "search").allows("a")
+    assert refused.value.decision.allowed is False
+
+
+def test_a_policy_that_empties_the_list_it_was_given_changes_no_question():
+    custom = Custom()
+    custom.on_decide = lambda keys: [keys.clear() is None]
+    scope = open_policy(custom).authorize(ALICE, "search")
+    assert scope.allows_many(["a"]).tolist() == [True]
+    assert scope.allows("a")
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, GeneratorExit, type("Panic", (BaseException,), {})])
+def test_what_is_no_exception_denies_too(raised):
+    def escape(*_):
+        raise raised("secret detail")
+
+    custom = Custom()
+    policy = open_policy(custom)
+    scope = policy.authorize(ALICE, "search")
+    custom.on_authorize = custom.on_decide = escape
+    for ask in (lambda: policy.authorize(ALICE, "search"), lambda: scope.allows("never asked for")):
+        with pytest.raises(AccessDenied, match=raised.__name__) as refused:
+            ask()
+        assert refused.value.decision.allowed is False
+        assert "secret detail" not in str(refused.value)
+    custom.access_key = escape
+    with pytest.raises(InputError, match=raised.__name__):
+        policy.access_key(Document("t"))
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_ends_it(ended):
+    custom = Custom()
+    policy = open_policy(custom)
+
+    def end():
+        raise ended
+
+    custom.on_authorize = end
+    with pytest.raises(ended):
+        policy.authorize(ALICE, "search")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"decision": None},
+        {"decision": Decision(True, "search", "alice", object(), 0)},
+        {"decision": Decision(True, "search", "alice", "yes", float("nan"))},
+        {"decision": Decision(True, "search", "alice", "yes", 1 << 5000)},
+        {"decision": Decision(1, "search", "alice", "yes", 0)},
+        {"cache_key": object()},
+    ],
+    ids=repr,
+)
+def test_a_scope_that_no_log_can_hold_denies(wrong):
+    custom = Custom()
+    policy = open_policy(custom)
+    scope = replace(custom.authorize(ALICE, "search"), **wrong)
+    custom.authorize = lambda *_: scope
+    with pytest.raises(AccessDenied) as refused:
+        policy.authorize(ALICE, "search")
+    recorded = refused.value.decision
+    assert (recorded.allowed, recorded.epoch) == (False, 0)
+    assert isinstance(recorded.reason, str)
+
+
+def test_an_epoch_that_hangs_once_is_not_asked_for_again():
+    class Slow(Custom):
+        hangs = threading.Event()
+        asked = 0
+
+        @property
+        def epoch(self):
+            self.asked += 1
+            return self.hangs.wait(30)
+
+        @epoch.setter
+        def epoch(self, value):
+            pass
+
+    custom = Slow()
+    try:
+        with pytest.raises(AccessDenied, match="within") as refused:
+            GuardedPolicy(custom, deadline_s=0.05).authorize(ALICE, "search")
+        assert (custom.asked, refused.value.decision.epoch) == (1, -1)
+    finally:
+        custom.hangs.set()
 
 
 def test_a_policy_that_hangs_denies_within_its_deadline_and_threads_stay_bounded():
