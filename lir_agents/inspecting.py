@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lir_agents.arrays import Rows
 from lir_agents.audit.log import AuditLog
 from lir_agents.codes import Bits, TokenCodec
+from lir_agents.encoding.asking import encoded_documents
 from lir_agents.encoding.base import Encoder
 from lir_agents.errors import IntegrityError
 from lir_agents.ingest.anew import prepared_anew
@@ -190,7 +191,7 @@ def _foreign(seen: Probe, encoder: Encoder, wanted: Restated) -> bool:
     codec = TokenCodec(encoder.token_dim, wanted.token_bits)
     rows = seen.arrays["sample"].tolist()
     offsets = seen.arrays["offsets"]
-    for at, encoding in encoder.encode_documents([wanted.sample[row] for row in rows]):
+    for at, encoding in encoded_documents(encoder, [wanted.sample[row] for row in rows]):
         part = slice(offsets[at], offsets[at + 1])
         stored, anew = codec.unpack(seen.arrays["data"][part]), codec.unpack(codec.encode(encoding.tokens))
         if stored.shape != anew.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lir_agents.encoding.asking import encoded_documents, encoded_queries
 from lir_agents.encoding.base import QueryText
 from lir_agents.errors import InputError, IntegrityError
 from lir_agents.graph.rooms import Rooms
@@ -27,7 +28,7 @@ def explain_hit(rooms: Rooms, hit: Hit) -> Explanation:
 
     Raises:
         InputError: The passage is gone (erased since), or is not the hit's.
-        IntegrityError: The stored vectors do not fit the passage's text.
+        IntegrityError: The stored vectors do not fit the passage's text, or the encoder gave none.
     """
     rows = np.array([hit.row], np.int64)
     passages = rooms.catalog.passages(rows)
@@ -38,13 +39,13 @@ def explain_hit(rooms: Rooms, hit: Hit) -> Explanation:
     document = rooms.catalog.document(passage.document_id, passage.version)
     headings = Outline.of(document.text).above(passage.start) if document else ()
     composed = rooms.composer.compose(passage.title, headings, passage.text)
-    ((_, encoding),) = rooms.encoder.encode_documents([composed.text])
+    ((_, encoding),) = encoded_documents(rooms.encoder, [composed.text])
     if len(encoding.spans) != packed.lengths[0]:
         raise IntegrityError(
             f"Passage {hit.passage_id} has {packed.lengths[0]} stored vectors and {len(encoding.spans)} tokens.",
             remedy="Run `lir doctor`.",
         )
-    (query,) = rooms.encoder.encode_queries([QueryText(hit.query)])
+    (query,) = encoded_queries(rooms.encoder, [QueryText(hit.query)])
     return explain_matches(
         query=hit.query,
         query_spans=query.spans,

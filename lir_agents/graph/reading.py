@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import Encoding
+from lir_agents.encoding.asking import encoded_queries
 from lir_agents.encoding.base import QueryText
-from lir_agents.errors import IntegrityError
 from lir_agents.graph.conversation import Conversation
 from lir_agents.graph.parts import WHOLE, Parts
 from lir_agents.graph.rooms import Rooms
@@ -89,14 +89,7 @@ def texts_of(query: str, conversation: Conversation) -> list[QueryText]:
 
 def encode(rooms: Rooms, queries: Sequence[QueryText], parts: Parts) -> list[Encoding]:
     """The queries' vectors, in one batch; without tokens where the encoder gave none."""
-
-    def work() -> list[Encoding]:
-        found = rooms.encoder.encode_queries(queries)
-        if len(found) != len(queries) or not all(np.isfinite(one.tokens).all() for one in found):
-            raise IntegrityError("The encoder gave something that is no vector.")
-        return found
-
-    given = parts.ask("encoder", work, f"{len(queries)} texts")
+    given = parts.ask("encoder", lambda: encoded_queries(rooms.encoder, queries), f"{len(queries)} texts")
     if given is not None:
         return given
     nothing = Encoding(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens
 from lir_agents.codes import TokenCodec
+from lir_agents.encoding.asking import encoded_documents, encoded_queries
 from lir_agents.encoding.base import Encoder, QueryText
-from lir_agents.encoding.vectors import require_finite
 from lir_agents.errors import InputError
 from lir_agents.ranking.fusion import FusionWeights, best_first, fuse
 from lir_agents.ranking.maxsim import meet
@@ -60,13 +60,14 @@ class TextReranker:
 
         Raises:
             InputError: The query is empty.
+            IntegrityError: The encoder gave something that is no vector.
         """
         if not isinstance(query, str) or not query.strip():
             raise InputError("is empty", field="query", remedy="Pass at least one word.")
         if not texts:
             return []
         vectors = self._vectors(texts)
-        (turn,) = self.encoder.encode_queries([QueryText(query.strip())])
+        (turn,) = encoded_queries(self.encoder, [QueryText(query.strip())])
         pooled = np.stack([one.pooled for one in vectors])
         found = meet(turn.tokens, PackedTokens.pack([one.codes for one in vectors], self._codec))
         fused = fuse(
@@ -103,8 +104,7 @@ class TextReranker:
         codec = self._codec
         fresh: dict[bytes, TextVectors] = {}
         names = list(unknown)
-        for at, encoding in self.encoder.encode_documents(list(unknown.values())):
-            require_finite(encoding.tokens)
+        for at, encoding in encoded_documents(self.encoder, list(unknown.values())):
             fresh[names[at]] = TextVectors(encoding.pooled, codec.encode(encoding.tokens))
         if fresh:
             self.cache.put(fresh)

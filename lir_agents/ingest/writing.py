@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lir_agents.arrays import PackedTokens, Rows
+from lir_agents.encoding.asking import encoded_documents
 from lir_agents.encoding.base import Encoder
-from lir_agents.encoding.vectors import require_finite
 from lir_agents.ingest.ahead import ahead
 from lir_agents.ingest.compose import Composed, Composer
 from lir_agents.stores.base import LexicalStore, TokenStore, VectorStore
@@ -76,6 +76,7 @@ class PassageWriter:
 
         Raises:
             StoreError: A store failed; what was written is of no harm until the catalog commits.
+            IntegrityError: The encoder gave something that is no vector; likewise.
         """
         for start in range(0, len(rows), _SLAB):
             self._write_slab(rows[start : start + _SLAB], passages[start : start + _SLAB])
@@ -107,10 +108,9 @@ class PassageWriter:
         codec = self._stores.tokens.codec
         codes: list[NDArray[np.uint8]] = [np.empty((0, codec.width), np.uint8)] * len(texts)
         pooled = np.empty((len(texts), self._encoder.dense_dim), np.float32)
-        with ahead(self._encoder.encode_documents(list(texts.values())), _AHEAD) as encodings:
+        with ahead(encoded_documents(self._encoder, list(texts.values())), _AHEAD) as encodings:
             meanwhile()
             for i, encoding in encodings:
-                require_finite(encoding.tokens)
                 codes[i] = codec.encode(encoding.tokens)
                 pooled[i] = encoding.pooled
         which = [first[passage.encoding_sha256] for passage in passages]

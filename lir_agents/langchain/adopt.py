@@ -13,6 +13,7 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from lir_agents.encoding.adopted import AdoptedEncoder
+from lir_agents.encoding.asking import encoded_documents
 from lir_agents.encoding.base import Encoder
 from lir_agents.encoding.open import open_encoder
 from lir_agents.encoding.vectors import unit
@@ -241,7 +242,7 @@ def _require_agreement(index: LateInteractionIndex, collection: Any) -> None:
     sample = [one for one, _ in zip(short, range(_SAMPLE), strict=False)]
     stored = unit(np.array([one.vector for one in sample], np.float32).reshape(len(sample), encoder.dense_dim))
     texts = [normalise_text(one.text or "").strip() for one in sample]
-    cosines = [float(stored[at] @ one.pooled) for at, one in encoder.encode_documents(texts)]
+    cosines = [float(stored[at] @ one.pooled) for at, one in encoded_documents(encoder, texts)]
     if not cosines or not np.mean(cosines) >= _LEAST_COSINE:
         found = f"mean cosine {np.mean(cosines):.2f} of {len(cosines)}" if cosines else "no record is short enough"
         raise InputError(

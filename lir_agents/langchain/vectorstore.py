@@ -17,6 +17,7 @@ from langchain_core.runnables import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
+from lir_agents.encoding.asking import encoded_queries
 from lir_agents.encoding.base import QueryText
 from lir_agents.engine import LateInteractionIndex
 from lir_agents.errors import InputError
@@ -343,7 +344,7 @@ class LateInteractionVectorStore(VectorStore):
         if not best:
             return []
         rooms = self.index.rooms
-        (turn,) = rooms.encoder.encode_queries([QueryText(query)])
+        (turn,) = encoded_queries(rooms.encoder, [QueryText(query)])
         pooled = rooms.tokens.pooled(np.array([hit.row for hit in best], np.int64))
         chosen = maximal_marginal_relevance(turn.pooled, list(pooled), lambda_mult=lambda_mult, k=k)
         return [document for document, _ in self._documents([best[at] for at in chosen], who)]
