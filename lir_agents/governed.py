@@ -6,7 +6,7 @@ Everything here goes through the policy and is recorded before it is told or don
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -341,7 +341,8 @@ class GovernedIndex(SearchedIndex):
 
 
 def _ids(ids: Sequence[str]) -> list[str]:
-    names = [] if isinstance(ids, str | bytes) else list(ids)
-    if isinstance(ids, str | bytes) or not all(isinstance(name, str) and name for name in names):
+    listed = isinstance(ids, Iterable) and not isinstance(ids, str | bytes)
+    names = list(ids) if listed else []
+    if not listed or not all(isinstance(name, str) and name for name in names):
         raise InputError("is not a list of document ids", field="ids", remedy='Write ids=["hr/leave"].')
     return names

@@ -146,6 +146,9 @@ class Turn:
         role: "user", "assistant" or "tool".
         text: What was said.
         passage_ids: Passages (or documents) shown with this turn.
+
+    Raises:
+        InputError: `role` is another, or `text` or one of the ids is no text.
     """
 
     role: Literal["user", "assistant", "tool"]
@@ -155,6 +158,8 @@ class Turn:
     def __post_init__(self) -> None:
         if self.role not in ("user", "assistant", "tool"):
             raise InputError(f"is {self.role!r}", field="turn.role", remedy='Use "user", "assistant" or "tool".')
+        if not isinstance(self.text, str):
+            raise InputError(f"is a {type(self.text).__name__}", field="turn.text", remedy="Pass text.")
         object.__setattr__(self, "passage_ids", _freeze(self.passage_ids, "turn.passage_ids"))
 
 

@@ -134,6 +134,13 @@ def _recognise(connection: sqlite3.Connection) -> None:
         )
 
 
+def _origin(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT value FROM meta WHERE key='origin'").fetchone()
+    if row is None:
+        raise IntegrityError("audit: open: the log has lost its name.", remedy="Restore it from a backup.")
+    return str(row[0])
+
+
 class Database:
     """Connections to one log file: one writer, one shared reader, and snapshots for long reads.
 
@@ -157,8 +164,8 @@ class Database:
             self.writer = self._connect()
             try:
                 _recognise(self.writer)
+                self.origin = _origin(self.writer)
                 self._reader = self._connect()
-                self.origin = str(self._reader.execute("SELECT value FROM meta WHERE key='origin'").fetchone()[0])
             except BaseException:
                 self.writer.close()
                 raise

@@ -150,10 +150,10 @@ def utc_us(moment: datetime, *, field: str) -> int:
     """An aware datetime as microseconds since 1970.
 
     Raises:
-        InputError: The datetime has no time zone.
+        InputError: It is no datetime, or has no time zone.
     """
-    if moment.tzinfo is None:
-        raise InputError("has no time zone", field=field, remedy="Pass datetime(..., tzinfo=UTC).")
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InputError("is no datetime with a time zone", field=field, remedy="Pass datetime(..., tzinfo=UTC).")
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 

@@ -8,23 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from lir_agents.audit.canonical import opens, resolve
+from lir_agents.audit.canonical import opens, resolve, storable
 from lir_agents.audit.events import SEALED_PART, RecordedEvent, commitments
 from lir_agents.audit.merkle import ReadNode, leaf_hash
 from lir_agents.errors import InputError, IntegrityError
 
 PAGE: Final = 500  # events per page of a long read
+_MOST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which events: None means all. `after` is a position."""
+    """Which events: None means all. `after` is a position.
+
+    Raises:
+        InputError: `kind` or `principal` is nothing that an event could hold.
+    """
 
     kind: str | None = None
     principal: str | None = None
     since_us: int | None = None
     until_us: int | None = None
     after: int = -1
+
+    def __post_init__(self) -> None:
+        for field, text in (("kind", self.kind), ("principal_id", self.principal)):
+            if text is not None:
+                storable(text, field=field)
 
 
 def size(reader: sqlite3.Connection) -> int:
@@ -74,8 +84,6 @@ def locate(reader: sqlite3.Connection, event_id: str) -> int:
 
 def positions(reader: sqlite3.Connection, wanted: Wanted, limit: int) -> list[int]:
     """Positions of the first `limit` events wanted, in order."""
-    if limit < 1:
-        raise InputError(f"is {limit}", field="limit", remedy="Use 1 or more.")
     rows = reader.execute(
         "SELECT position FROM event WHERE position > :after AND (:kind IS NULL OR kind = :kind)"
         " AND (:principal IS NULL OR principal = :principal) AND (:since IS NULL OR time_us >= :since)"
@@ -86,7 +94,7 @@ def positions(reader: sqlite3.Connection, wanted: Wanted, limit: int) -> list[in
             "principal": wanted.principal,
             "since": wanted.since_us,
             "until": wanted.until_us,
-            "limit": limit,
+            "limit": _at_most(limit),
         },
     )
     return [row[0] for row in rows]
@@ -95,7 +103,14 @@ def positions(reader: sqlite3.Connection, wanted: Wanted, limit: int) -> list[in
 def newest(reader: sqlite3.Connection, kind: str, limit: int) -> list[int]:
     """Positions of the last `limit` events of a kind, in order."""
     found = "SELECT position FROM event WHERE kind=? ORDER BY position DESC LIMIT ?"
-    return [row[0] for row in reader.execute(found, (kind, limit))][::-1]
+    return [row[0] for row in reader.execute(found, (kind, _at_most(limit)))][::-1]
+
+
+def _at_most(limit: int) -> int:
+    """The limit as SQLite takes it: to it, a negative one is none, and one beyond 64 bits no number."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InputError(f"is {limit!r}", field="limit", remedy="Use a whole number from 1.")
+    return min(limit, _MOST)
 
 
 def recorded(reader: sqlite3.Connection, at: Sequence[int], *, disclose: bool = True) -> list[RecordedEvent]:

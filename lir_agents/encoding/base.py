@@ -28,8 +28,8 @@ class Encoder(Protocol):
     """What an index needs from a model.
 
     Two encoders with equal `fingerprint` give interchangeable vectors; an index stores it and refuses any
-    other. Implementations are safe to call from several threads. Vectors of another shape, or that are none (NaN), are
-    an `IntegrityError` when documents are added, and leave the encoder out of a search, which says so.
+    other. Implementations are safe to call from several threads. What is no vector, or one of another shape, is an
+    `IntegrityError` when documents are added, and leaves the encoder out of a search, which says so.
 
     One whose vectors of a query do not depend, in any bit, on the other queries of a call says so by an attribute
     `steady` that is True (`is_steady`); then questions of a batch are encoded in one call.

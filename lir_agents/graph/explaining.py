@@ -30,7 +30,8 @@ def explain_hit(rooms: Rooms, hit: Hit) -> Explanation:
         InputError: The passage is gone (erased since), or is not the hit's.
         IntegrityError: The stored vectors do not fit the passage's text, or the encoder gave none.
     """
-    rows = np.array([hit.row], np.int64)
+    known = isinstance(hit.row, int) and 0 <= hit.row < len(rooms.catalog.snapshot().committed)
+    rows = np.array([hit.row] if known else [], np.int64)
     passages = rooms.catalog.passages(rows)
     if not passages or (passages[0].passage_id, passages[0].text) != (hit.passage_id, hit.text):
         raise InputError("is of no passage that is here", field="hit", remedy="Search again.")

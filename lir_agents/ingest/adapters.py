@@ -30,6 +30,7 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
+from lir_agents.bounds import require_writable
 from lir_agents.errors import InputError
 from lir_agents.ingest.normalise import mend_surrogates, normalise_line, normalise_text
 from lir_agents.stores.attributes import validate_metadata
@@ -157,6 +158,7 @@ def _build(text: Any, id: Any, metadata: Any, given: Mapping[str, Any] | None = 
     if acl is not None and not isinstance(acl, str | list | tuple | set | frozenset):
         raise InputError(f"is {type(acl).__name__}", field="acl", remedy="Pass a list of strings.")
     rest = _flat(rest)
+    require_writable(id, "id")
     return Document(
         text=text,
         id=str(id) if isinstance(id, int | UUID) and not isinstance(id, bool) else id,

@@ -268,6 +268,8 @@ def test_bad_documents_are_named_and_the_others_are_in(empty):
         Document(id="nan", text="not a number", metadata={"a": math.nan}),
         {"id": "mapping", "title": "no text"},
         {"id": "number", "text": 7},
+        {"id": 10**5000, "text": "a number beyond what Python writes down"},
+        {"id": "large", "text": "the same as a value", "metadata": {"a": 10**5000}},
         Strange(),
         None,
         "a bare string",
@@ -357,7 +359,7 @@ def test_half_surrogates_are_mended_not_lost(empty):
 
 
 @pytest.mark.parametrize("call", ["delete", "erase"])
-@pytest.mark.parametrize("ids", ["leave", [""], [7], [None], b"leave"], ids=repr)
+@pytest.mark.parametrize("ids", ["leave", [""], [7], [None], b"leave", None, 7], ids=repr)
 def test_ids_that_are_none_are_refused(index, call, ids):
     assert_typed(lambda: getattr(index, call)(ids), "ids")
     assert len(index.search("leave", k=5)) == 3
@@ -494,6 +496,9 @@ def test_a_hit_that_is_made_up_is_not_explained(index):
     for forged in (
         dataclasses.replace(hit, row=-1),
         dataclasses.replace(hit, row=10_000),
+        dataclasses.replace(hit, row=2**70),
+        dataclasses.replace(hit, row=-(2**70)),
+        dataclasses.replace(hit, row=str(hit.row)),
         dataclasses.replace(hit, row=index.search("soup", k=1)[0].row),
     ):
         with pytest.raises(InputError) as caught:
@@ -532,3 +537,10 @@ def test_a_signal_names_what_is_no_text(field, given):
     with pytest.raises(InputError, match="is a ") as raised:
         ToolSignal(**{"tool": "clock", "output": "x", **given})
     assert raised.value.field == f"tool_signal.{field}"
+
+
+@pytest.mark.parametrize("text", [5, None, b"leave", ["leave"]], ids=repr)
+def test_a_turn_that_is_no_text_is_named(text):
+    with pytest.raises(InputError) as raised:
+        Turn("user", text)
+    assert raised.value.field == "turn.text"

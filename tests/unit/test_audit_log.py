@@ -104,10 +104,32 @@ def test_events_are_listed_filtered_and_paged_in_order(tmp_path):
         since, until = datetime.fromtimestamp(1_001, UTC), datetime.fromtimestamp(1_003, UTC)
         assert [event.position for event in log.events(since=since, until=until)] == [1, 2]
         assert [event.position for event in log.events(after=ids[1], limit=2)] == [2, 3]
+        assert len(log.events(limit=2**70)) == len(log.newest("ingest", 2**70)) + 3 == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"limit": -1}, "limit"),
+        ({"limit": -(2**70)}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"limit": "5"}, "limit"),
+        ({"principal_id": "\ud800"}, "principal_id"),
+        ({"principal_id": 5}, "principal_id"),
+        ({"kind": "\ud800"}, "kind"),
+        ({"since": datetime(2026, 1, 1)}, "since"),
+        ({"until": "yesterday"}, "until"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_a_question_to_the_log_that_is_none_names_its_field(log, asked, field):
+    with pytest.raises(InputError) as refused:
+        log.events(**asked)
+    assert refused.value.field == field
+    if "limit" in asked:
         with pytest.raises(InputError, match="limit"):
-            log.events(limit=0)
-        with pytest.raises(InputError, match="time zone"):
-            log.events(since=datetime(2026, 1, 1))
+            log.newest("decision", asked["limit"])
 
 
 def test_time_never_goes_backwards_and_the_clock_is_kept(tmp_path):
@@ -389,6 +411,13 @@ def test_foreign_newer_and_orphaned_databases_are_refused(tmp_path):
         other.execute("PRAGMA user_version=99")
     with pytest.raises(IntegrityError, match="format 99"):
         AuditLog.open(newer)
+
+    nameless = tmp_path / "nameless.sqlite"
+    AuditLog.open(nameless).close()
+    with sqlite3.connect(nameless) as other:
+        other.execute("DELETE FROM meta")
+    with pytest.raises(IntegrityError, match="name"):
+        AuditLog.open(nameless)
 
     (tmp_path / "gone.sqlite-wal").write_bytes(os.urandom(100))
     with pytest.raises(IntegrityError, match="write-ahead"):
