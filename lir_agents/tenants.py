@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -147,45 +147,51 @@ class TenantIndexes:
     @contextmanager
     def _lease(self, tenant: str, *, create: bool) -> Iterator[LateInteractionIndex]:
         name = _directory(tenant)
-        slot = self._taken(name) or self._opened(name, create)
+        slot, mine = self._slot(name)
+        if mine:
+            self._open(name, slot, create)
         try:
-            assert slot.index is not None  # both give out only what is open
+            assert slot.index is not None  # it was open, or is by now
             yield slot.index
         finally:
             with self._changed:
                 slot.users -= 1
                 self._changed.notify_all()
 
-    def _taken(self, name: str) -> _Slot | None:
-        """The slot of an open index; None once there is room, and a new slot in it, to open it in."""
+    def _slot(self, name: str) -> tuple[_Slot, bool]:
+        """The slot of an open index; or, once there is room, a new one that the caller has to open it in: True."""
         with self._changed:
             self._wait_until(lambda: self._is_open(name) or (name not in self._slots and self._has_room()))
             slot = self._slots.get(name)
             if slot is None:
-                self._slots[name] = _Slot()
-                return None
+                slot = self._slots[name] = _Slot()
+                return slot, True
             slot.users += 1
             self._slots.move_to_end(name)
-            return slot
+            return slot, False
 
-    def _opened(self, name: str, create: bool) -> _Slot:
+    def _open(self, name: str, slot: _Slot, create: bool) -> None:
         """Opens the index of a slot that this caller made. Other tenants go on meanwhile."""
-        slot = self._slots[name]
+        index = None
         try:
             if not create and not IndexLayout(self._root / name).catalog.is_file():
                 raise InputError("has no index", field="principal.tenant", remedy="Add documents for it first.")
             index = LateInteractionIndex.open(
                 self._root / name, encoder=self._encoder, create=create, **self._options
             )
-        except BaseException:
             with self._changed:
-                del self._slots[name]
+                self._require_open()  # closed meanwhile: nobody else knows of this index, or would close it
+                slot.index = index
                 self._changed.notify_all()
+        except BaseException:
+            try:
+                if index is not None:
+                    index.close()
+            finally:
+                with self._changed:
+                    del self._slots[name]
+                    self._changed.notify_all()
             raise
-        with self._changed:
-            slot.index = index
-            self._changed.notify_all()
-        return slot
 
     def _is_open(self, name: str) -> bool:
         return name in self._slots and self._slots[name].index is not None
@@ -205,22 +211,30 @@ class TenantIndexes:
     def _wait_until(self, holds: Any) -> None:
         deadline = time.monotonic() + self._wait_s
         while True:
-            if self._closed:
-                raise InputError("is closed", field="tenants", remedy="Open it again.")
+            self._require_open()
             if holds():
                 return
             if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                 raise Overloaded("Every open index is in use.", retry_after_s=1.0, remedy="Raise max_open.")
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InputError("is closed", field="tenants", remedy="Open it again.")
+
     def close(self) -> None:
-        """Closes every index; calls under way end with an error. Idempotent."""
+        """Closes every index; calls under way end with an error. Idempotent.
+
+        One that is being opened at this moment is closed by whoever opens it; it is waited for, `wait_s` at most.
+        """
         with self._changed:
             self._closed = True
-            for slot in self._slots.values():
-                if slot.index is not None:
-                    slot.index.close()
-            self._slots.clear()
             self._changed.notify_all()
+            with ExitStack() as closing:  # an index that fails to close keeps no other one open
+                for name, slot in list(self._slots.items()):
+                    if slot.index is not None:
+                        closing.callback(slot.index.close)
+                        del self._slots[name]
+            self._changed.wait_for(lambda: not self._slots, self._wait_s)
 
     def __enter__(self) -> TenantIndexes:
         return self

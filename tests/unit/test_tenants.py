@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lir_agents import Document, Principal, ToolSignal, Turn, VaultFile
+from lir_agents import Document, LateInteractionIndex, Principal, ToolSignal, Turn, VaultFile
 from lir_agents.errors import AccessDenied, InputError, Overloaded
 from lir_agents.tenants import TenantIndexes
 from tests.hashed_encoder import HashedEncoder
@@ -175,3 +176,64 @@ def test_a_tenant_leaves_with_every_byte(root, encoder):
 def test_one_vault_does_not_join_the_tenants(root, encoder, tmp_path):
     with pytest.raises(InputError, match="every tenant"):
         TenantIndexes.open(root, encoder=encoder, redactor=True, vault=VaultFile(tmp_path / "v", bytes(32)))
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Indexes open and stay out of reach until told: set once one is open, and to be set."""
+    is_open, go = threading.Event(), threading.Event()
+
+    class Slow(LateInteractionIndex):
+        @classmethod
+        def open(cls, *args: Any, **options: Any) -> Any:
+            index = LateInteractionIndex.open(*args, **options)
+            is_open.set()
+            go.wait(20)
+            return index
+
+    monkeypatch.setattr("lir_agents.tenants.LateInteractionIndex", Slow)
+    return is_open, go
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_what_is_opened_while_all_are_closed_is_closed_too(root, encoder, slowly, patient):
+    is_open, go = slowly
+    tenants = TenantIndexes.open(root, access="acl", encoder=encoder, wait_s=20 if patient else 0.05)
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(tenants.add, corpus("aventro"), tenant="aventro")
+        assert is_open.wait(20)
+        closing = threads.submit(tenants.close)
+        if not patient:
+            closing.result(20)
+        while not tenants._closed:
+            pass
+        with pytest.raises(InputError, match="closed"):  # nobody waits behind a closed door
+            tenants.search("tyre", principal=reader("aventro"))
+        assert closing.done() is not patient
+        go.set()
+        with pytest.raises(InputError, match="is closed"):
+            adding.result(20)
+        closing.result(20)
+    with TenantIndexes.open(root, access="acl", encoder=encoder) as again:
+        assert again.add(corpus("aventro"), tenant="aventro").added == len(TOPICS)
+
+
+def test_an_index_that_fails_to_close_keeps_no_other_open(root, encoder, monkeypatch):
+    tenants = TenantIndexes.open(root, access="acl", encoder=encoder)
+    for tenant in WORDS:
+        tenants.add(corpus(tenant), tenant=tenant)
+    indexes = [slot.index for slot in tenants._slots.values()]
+
+    def failing() -> None:
+        raise OSError("the disk is gone")
+
+    for index in indexes[1:3]:
+        monkeypatch.setattr(index, "close", failing)
+    with pytest.raises(OSError, match="gone"):
+        tenants.close()
+    monkeypatch.undo()
+    for index in (indexes[0], indexes[3]):
+        with pytest.raises(InputError, match="closed"):
+            index.stats()
+    for index in indexes[1:3]:
+        index.close()
