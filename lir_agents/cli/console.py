@@ -46,7 +46,12 @@ def err() -> Console:
 
 def emit_json(document: Any) -> None:
     """Writes one JSON document to standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, in an id or a file's name; or a terminal without Unicode
+        text = json.dumps(document, indent=2, allow_nan=False)  # escapes, which read back the same
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -109,8 +109,10 @@ class IndexLayout:
         return "new"
 
     def _state(self) -> Literal["absent", "empty", "index"]:
-        if "\0" in str(self.path):
-            raise InputError(f"{self.path!s:.200} holds a NUL", field="path", remedy="Name a directory.")
+        name = str(self.path)
+        if "\0" in name or name.encode("utf-8", "ignore").decode() != name:  # LMDB and Chroma take no other
+            what = "holds a NUL, or bytes that are no UTF-8"
+            raise InputError(f"{name!a:.200} {what}", field="path", remedy="Name another directory.")
         if not self.path.exists():
             if self.path.is_symlink():
                 raise InputError(f"{self.path} is a dangling link", field="path", remedy="Name a directory.")

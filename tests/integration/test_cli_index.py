@@ -108,6 +108,17 @@ def test_a_bad_file_is_named_and_stops_nothing(lir: Lir, tmp_path: Path) -> None
     assert [skip["id"] for skip in report["skipped"]] == ["picture.png"]
 
 
+def test_half_a_surrogate_pair_is_told_and_mended_never_a_traceback(lir: Lir, tmp_path: Path) -> None:
+    lines = [{"id": "\ud800", "text": "a bad id"}, {"id": "b", "text": "\ud800", "metadata": {"\udfff": "\ud800"}}]
+    (tmp_path / "docs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for options in ((), ("--json",)):
+        code, shown, err = lir("ingest", tmp_path / "docs.jsonl", "--index", tmp_path / "i", *options)
+        assert (code, "Traceback" in err) == (1, False)
+    report = json.loads(shown)
+    assert (report["unchanged"], [failure["id"] for failure in report["failed"]]) == (1, ["\ud800"])
+    assert "half surrogate" in report["failed"][0]["reason"]
+
+
 def test_nothing_to_read_makes_no_index(lir: Lir, tmp_path: Path) -> None:
     code, shown, err = lir("ingest", tmp_path / "absent", "--index", tmp_path / "i")
     assert (code, shown) == (2, "")

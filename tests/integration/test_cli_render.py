@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import unicodedata
 
 import pytest
@@ -12,10 +13,21 @@ from rich.console import Console
 
 from lir_agents import Coverage, Hit, SearchResult, StageCoverage
 from lir_agents.cli import render
-from lir_agents.cli.console import printable
+from lir_agents.cli.console import emit_json, printable
 from lir_agents.ranking.explain import Explanation, TokenMatch
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\x9b31m plain [red]markup[/red] \u202eesrever\u2066 \x00 zero\u200bwidth"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_json_is_written_to_any_terminal_and_reads_back_the_same(monkeypatch, encoding: str) -> None:
+    document = {"id": "\ud800", "text": "caf\u00e9 \U0001f35c", "plain": "soup"}
+    for written in (document, {"text": document["text"]}):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", terminal)
+        emit_json(written)
+        terminal.flush()
+        assert json.loads(terminal.buffer.getvalue().decode(encoding)) == written
 
 
 def shown(*items: object) -> str:

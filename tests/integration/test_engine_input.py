@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 import sqlite3
 import time
@@ -402,6 +403,15 @@ def test_a_directory_that_cannot_be_made(tmp_path, encoder):
     with pytest.raises((StoreError, InputError)) as caught:
         LateInteractionIndex.open(tmp_path / "file" / "i.lir", encoder=encoder)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["a\0b", os.fsdecode(b"caf\xe9"), "\ud800"], ids=ascii)
+def test_a_name_that_no_store_takes_is_refused_before_anything_is_made(tmp_path, encoder, name):
+    with pytest.raises(InputError) as caught:
+        LateInteractionIndex.open(tmp_path / name, encoder=encoder)
+    assert caught.value.field == "path"
+    str(caught.value).encode()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_index_and_none_to_be_made(tmp_path, encoder):
