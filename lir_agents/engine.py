@@ -30,6 +30,7 @@ from lir_agents.graph.rerank import token_maxima
 from lir_agents.graph.rooms import Rooms
 from lir_agents.graph.surface import readable_now
 from lir_agents.graph.view import look_at
+from lir_agents.inspecting import older_than_told
 from lir_agents.opening import Access, Opened, open_rooms
 from lir_agents.reports import AddReport
 from lir_agents.types import Filter, Hit, Principal, register_explainer
@@ -302,7 +303,7 @@ class LateInteractionIndex(GovernedIndex):
         }
 
     def verify(self) -> list[str]:
-        """Checks the catalog, the stored vectors and the audit chain.
+        """Checks the catalog, the stored vectors and the audit chain, and that they are of one time.
 
         Returns:
             What is wrong, in words; empty when nothing is.
@@ -321,5 +322,8 @@ class LateInteractionIndex(GovernedIndex):
                 problems.append(f"{name}: {missing} passages are missing; reopen the index to mend it")
         if rooms.catalog.owed() is not None:
             problems.append("an erasure is not finished in the log and memory; erase again, or reopen the index")
-        problems += [str(problem) for problem in rooms.audit.verify().problems]
+        log = rooms.audit.verify()
+        problems += [str(problem) for problem in log.problems]
+        # The catalog's epoch after the log's: what is added meanwhile moves the catalog alone.
+        problems += [f"catalog: {problem}" for problem in older_than_told(rooms.catalog.epoch, log.index_epoch)]
         return problems

@@ -26,7 +26,7 @@ from lir_agents.stores.layout import IndexLayout
 from lir_agents.stores.lexical import contents_of
 from lir_agents.stores.probe import Probe, probe
 
-__all__ = ["Finding", "Restated", "derived_findings", "restate", "truth_findings"]
+__all__ = ["Finding", "Restated", "derived_findings", "older_than_told", "restate", "truth_findings"]
 
 Store = Literal["catalog", "audit", "memory", "tokens", "lexical", "vectors"]
 Mend = Literal["rebuild", "rows", "forget", ""]
@@ -95,29 +95,46 @@ class Restated:
 def truth_findings(layout: IndexLayout) -> Iterator[Finding]:
     """What is wrong with what can be made from nothing else: catalog, audit log, memory."""
     origin: str | None = None
+    epoch: int | None = None
     try:
         with Catalog.open(layout.catalog, create=False, read_only=True) as catalog:
-            problems, origin = catalog.check(), catalog.get_meta("audit")
+            problems, origin, epoch = catalog.check(), catalog.get_meta("audit"), catalog.epoch
     except IntegrityError as error:
         problems = [error.problem]
+    in_the_log, told = _audit_problems(layout, origin)
+    if epoch is not None:
+        problems = older_than_told(epoch, told) + problems
     yield from (_lost("catalog", problem) for problem in problems[:5])
-    yield from (_lost("audit", problem) for problem in _audit_problems(layout, origin)[:5])
+    yield from (_lost("audit", problem) for problem in in_the_log[:5])
     if layout.memory.exists():
         yield from (_lost("memory", problem) for problem in file_problems(layout.memory))
 
 
-def _audit_problems(layout: IndexLayout, origin: str | None) -> list[str]:
+def older_than_told(epoch: int, told: int) -> list[str]:
+    """What is wrong with a catalog at `epoch` beside a log that tells of `told`: what was deleted since, or whom a
+    document was taken from, is as it was before.
+
+    A log that is as old as the catalog says nothing: that is what signed checkpoints are for.
+    """
+    if told <= epoch:
+        return []
+    return [f"it is at epoch {epoch}, and the audit log tells of epoch {told}: this is an older copy of it"]
+
+
+def _audit_problems(layout: IndexLayout, origin: str | None) -> tuple[list[str], int]:
+    """What is wrong with the log, and the epoch that it tells of; 0 where it cannot be read."""
     if not layout.audit.exists():
-        return [] if origin is None else [f"{layout.audit.name} is gone"]
+        return [] if origin is None else [f"{layout.audit.name} is gone"], 0
     if problems := file_problems(layout.audit):
-        return problems
+        return problems, 0
     try:
         with AuditLog.open(layout.audit, read_only=True) as log:
             if origin not in (None, log.origin):
-                return [f"{layout.audit.name} is the log of another index"]
-            return [problem.detail for problem in log.verify().problems]
+                return [f"{layout.audit.name} is the log of another index"], 0
+            report = log.verify()
+            return [problem.detail for problem in report.problems], report.index_epoch
     except IntegrityError as error:
-        return [error.problem]
+        return [error.problem], 0
 
 
 def restate(catalog: Catalog, composer: Composer, progress: Callable[[int, int], None] | None = None) -> Restated:

@@ -30,6 +30,8 @@ ProblemCode = Literal[
     "edited", "missing", "node", "column", "clock", "erasable", "signature", "foreign", "cut", "rewritten"
 ]
 MAX_PROBLEMS: Final = 100
+_BEFORE: Final = {"ingest", "version", "erasure"}
+"""Kinds of event that name the epoch which they are about to begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,23 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification found. `root` is recomputed from the rows, in hex; `erased` counts erased values."""
+    """What a verification found.
+
+    Attributes:
+        size: Events in the log.
+        root: Recomputed from the rows, in hex.
+        erased: How many values were erased.
+        checkpoint_size: How many events the checkpoint saw.
+        problems: What is wrong.
+        index_epoch: The latest epoch that the index had certainly reached, by what the events tell.
+    """
 
     size: int
     root: str
     erased: int
     checkpoint_size: int | None
     problems: tuple[Problem, ...]
+    index_epoch: int = 0
 
     @property
     def ok(self) -> bool:
@@ -77,6 +89,7 @@ class _Walk:
     size: int = 0
     erased: int = 0
     time: str = ""
+    index_epoch: int = 0
     frontier: list[bytes] = field(default_factory=list)
     root_then: bytes | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -123,7 +136,7 @@ def verify_rows(
     if checkpoint is not None:
         _check_against(walk, origin, checkpoint, public_key)
     root = root_of_frontier(walk.frontier).hex()
-    return VerifyReport(walk.size, root, walk.erased, walk.checkpoint_size, tuple(walk.problems))
+    return VerifyReport(walk.size, root, walk.erased, walk.checkpoint_size, tuple(walk.problems), walk.index_epoch)
 
 
 def _check_leaf(walk: _Walk, body: Any, event: Sequence[Any], nodes: sqlite3.Cursor) -> dict[str, Any]:
@@ -144,10 +157,18 @@ def _check_leaf(walk: _Walk, body: Any, event: Sequence[Any], nodes: sqlite3.Cur
         if content["time"] < walk.time:
             walk.report("clock", f"event {at} is earlier than the event before", at)
         walk.time = content["time"]
+        walk.index_epoch = max(walk.index_epoch, _reached(content))
     except (ValueError, KeyError, TypeError, OverflowError):
         walk.report("edited", f"event {at} cannot be read", at)
         return {}
     return content
+
+
+def _reached(content: Mapping[str, Any]) -> int:
+    """The epoch that the index had certainly reached. What changes it is recorded before it does: a change that a
+    crash cut off is told of as well."""
+    epoch = content["payload"].get("index_epoch") if isinstance(content["payload"], dict) else None
+    return epoch - (content["kind"] in _BEFORE) if isinstance(epoch, int) else 0
 
 
 def _check_erasable(walk: _Walk, content: Mapping[str, Any], rows: Sequence[Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from langgraph.store.memory import InMemoryStore
 
 from lir_agents import Document, IndexLocked, InputError, IntegrityError, LateInteractionIndex, StoreError
+from lir_agents.audit import payloads
 from lir_agents.codes import TokenCodec
 from lir_agents.repairing import RepairReport, inspect, repair
 from lir_agents.stores.lexical import LmdbLexical
@@ -360,6 +361,40 @@ def test_an_audit_event_that_was_edited_is_named(path, refused):
         connection.execute("DROP TRIGGER leaf_UPDATE")
         connection.execute("UPDATE leaf SET body = replace(body, 'ingest', 'digest') WHERE position = 0")
     assert "event 0" in str(refused("audit").findings)
+
+
+def test_an_older_copy_of_the_catalog_is_named(path, refused):
+    old = (path / "catalog.sqlite").read_bytes()
+    with LateInteractionIndex.open(path, encoder=HashedEncoder(), create=False) as index:
+        index.add([rule(40, "one")])
+        index.delete(["rule/01"])
+        assert index.verify() == []
+    (path / "catalog.sqlite").write_bytes(old)
+    assert "older copy" in str(refused("catalog").findings)
+    with LateInteractionIndex.open(path, encoder=HashedEncoder(), create=False) as index:
+        (problem,) = index.verify()
+        assert "older copy" in problem
+
+
+def test_a_change_that_was_told_and_never_came_is_no_older_copy(path):
+    with LateInteractionIndex.open(path, encoder=HashedEncoder(), create=False) as index:
+        for _ in range(3):  # as after three crashes between the log and the catalog
+            epoch = index.rooms.catalog.epoch + 1
+            index.audit.append(payloads.version(None, operation="retire", documents=[], index_epoch=epoch))
+        assert index.verify() == []
+        index.search("what is rule 3?")
+        assert index.verify() == []
+    assert inspect(path, encoder=HashedEncoder()) == ()
+
+
+def test_one_epoch_back_is_named_where_somebody_searched_in_it(path):
+    old = (path / "catalog.sqlite").read_bytes()
+    with LateInteractionIndex.open(path, encoder=HashedEncoder(), create=False) as index:
+        index.delete(["rule/01"])
+        index.search("what is rule 3?")
+    (path / "catalog.sqlite").write_bytes(old)
+    with LateInteractionIndex.open(path, encoder=HashedEncoder(), create=False) as index:
+        assert "older copy" in index.verify()[0]
 
 
 def test_a_text_of_the_catalog_that_changed_is_named(path, refused):
