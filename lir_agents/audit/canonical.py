@@ -9,8 +9,10 @@ An `Erasable` value never enters the tree. In its place stands a commitment::
 
     {"$commitment": hex(HMAC-SHA256(key, canonical(value))), "$part": number}
 
-with a random 16-byte key per value. Key and value lie in a table of their own; once that row is gone the
-commitment tells nothing about the value, and every proof still verifies, because the leaf never changed.
+with a key per value: 16 random bytes, and 16 that bind them to the subject under which the value is found again.
+Key, subject and value lie in a table of their own; once that row is gone the commitment tells nothing about the
+value, and every proof still verifies, because the leaf never changed. Keys of 16 bytes are of logs that bound no
+subjects.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ __all__ = [
     "opens",
     "resolve",
     "separate",
+    "speaks_of",
     "storable",
 ]
 
@@ -135,6 +138,22 @@ def opens(key: Any, text: Any, commitment: str | None) -> bool:
     return isinstance(key, bytes) and isinstance(text, str) and commit(key, text) == commitment
 
 
+def speaks_of(key: Any, subject: Any) -> bool:
+    """Whether a key was drawn for a value of this subject; a key that was bound to none says so of any.
+
+    The key itself is bound by the commitment: no other opens the value but the same with zeros behind it, and that
+    has neither length.
+    """
+    if not isinstance(key, bytes) or not isinstance(subject, str | None):
+        return False
+    return len(key) == KEY_BYTES or key == _bound(key[:KEY_BYTES], subject)
+
+
+def _bound(drawn: bytes, subject: str | None) -> bytes:
+    named = b"" if subject is None else b"=" + subject.encode("utf-8", "surrogateescape")
+    return drawn + hmac.digest(drawn, named, "sha256")[:KEY_BYTES]
+
+
 def separate(payload: Mapping[str, Any], *, field: str = "payload") -> tuple[str, list[Part]]:
     """Splits a payload into what enters the tree and what stays erasable.
 
@@ -147,7 +166,7 @@ def separate(payload: Mapping[str, Any], *, field: str = "payload") -> tuple[str
 
 def make_part(number: int, value: Erasable, *, field: str) -> Part:
     """Draws a key and commits to the value."""
-    text, key = canonical(value.value, field=field), os.urandom(KEY_BYTES)
+    text, key = canonical(value.value, field=field), _bound(os.urandom(KEY_BYTES), value.subject)
     return Part(number, key, value.subject, text if value.stored else None, commit(key, text))
 
 

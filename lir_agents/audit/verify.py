@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lir_agents.audit.canonical import opens
+from lir_agents.audit.canonical import opens, speaks_of
 from lir_agents.audit.events import commitments, utc
 from lir_agents.audit.merkle import extend, leaf_hash, node_count, root_of_frontier
 from lir_agents.errors import IntegrityError
@@ -40,8 +40,8 @@ class Problem:
 
     `code` is one of: edited (a leaf is not what was hashed), missing (a gap), node (a stored hash differs),
     column (the index beside a leaf contradicts it), clock (time goes backwards), erasable (a value does not
-    match its commitment), signature, foreign (a checkpoint of another log), cut (fewer events than the
-    checkpoint saw), rewritten (other events than the checkpoint saw).
+    match its commitment, or the document that it speaks of its key), signature, foreign (a checkpoint of another
+    log), cut (fewer events than the checkpoint saw), rewritten (other events than the checkpoint saw).
     """
 
     code: ProblemCode
@@ -174,11 +174,14 @@ def _reached(content: Mapping[str, Any]) -> int:
 def _check_erasable(walk: _Walk, content: Mapping[str, Any], rows: Sequence[Any]) -> None:
     at, committed = walk.size, dict(commitments(content))
     walk.erased += len(committed) - len(rows)
-    for _, number, key, _, value in rows:
+    for _, number, key, subject, value in rows:
         if number not in committed:
             walk.report("erasable", f"event {at} holds a value that nothing commits to", at)
         elif value is not None and not opens(key, value, committed[number]):
             walk.report("erasable", f"an erasable value of event {at} is not what was committed to", at)
+        elif not speaks_of(key, subject):
+            # Erasing the document that it speaks of would not find it any more.
+            walk.report("erasable", f"an erasable value of event {at} is put down to another document", at)
 
 
 def _check_against(walk: _Walk, origin: str, checkpoint: Checkpoint, key: Ed25519PublicKey | None) -> None:

@@ -26,7 +26,8 @@ def signed(tmp_path) -> tuple[Path, str]:
     path = tmp_path / "audit.sqlite"
     with AuditLog.open(path, durability="process") as log:
         for n in range(EVENTS):
-            log.append(AuditEvent("decision", f"p{n}", payload={"n": n, "own": Erasable(f"v{n}")}), {"n": n})
+            own, seen = Erasable(f"v{n}"), Erasable(f"d{n}", subject=f"d{n}")
+            log.append(AuditEvent("decision", f"p{n}", payload={"n": n, "own": own, "seen": seen}), {"n": n})
         return path, log.checkpoint(KEY).text()
 
 
@@ -82,6 +83,13 @@ EDITS: dict[str, tuple[str, str]] = {
     "sealed body": ("UPDATE erasable SET value='{}' WHERE position=5 AND part=0", "erasable"),
     "key": ("UPDATE erasable SET key=zeroblob(16) WHERE position=5 AND part=1", "erasable"),
     "key no bytes": ("UPDATE erasable SET key=7 WHERE position=5 AND part=1", "erasable"),
+    "another subject": ("UPDATE erasable SET subject='d6' WHERE position=5 AND part=2", "erasable"),
+    "no subject": ("UPDATE erasable SET subject=NULL WHERE position=5 AND part=2", "erasable"),
+    "empty subject": ("UPDATE erasable SET subject='' WHERE position=5 AND part=1", "erasable"),
+    "subject of what has none": ("UPDATE erasable SET subject='d5' WHERE position=5 AND part=1", "erasable"),
+    "subject of a sealed body": ("UPDATE erasable SET subject='d5' WHERE position=5 AND part=0", "erasable"),
+    "subject no text": ("UPDATE erasable SET subject=x'ff' WHERE position=5 AND part=2", "erasable"),
+    "subject no utf-8": ("UPDATE erasable SET subject=CAST(x'ff' AS TEXT) WHERE position=5 AND part=2", "erasable"),
     "invented value": ("INSERT INTO erasable VALUES (5, 9, zeroblob(16), NULL, '1')", "erasable"),
     "value beyond the end": ("INSERT INTO erasable VALUES (99, 1, zeroblob(16), NULL, '1')", "missing"),
     "cut leaves alone": ("DELETE FROM leaf WHERE position>9", "missing"),
@@ -94,6 +102,36 @@ def test_an_edit_is_found_even_without_a_checkpoint(signed, statement, code):
     tamper(path, statement)
     assert code in found(path)
     assert code in found(path, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda key: key[:16], lambda key: key + b"\0", lambda key: key[:16] + bytes(16)]
+)
+def test_no_other_key_hides_that_a_value_was_put_down_to_another_document(signed, change):
+    path, _ = signed
+    where = "WHERE position=5 AND part=2"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        (key,) = database.execute(f"SELECT key FROM erasable {where}").fetchone()
+        database.execute(f"UPDATE erasable SET subject='d6', key=? {where}", (change(key),))
+    assert found(path) == {"erasable"}
+
+
+def test_a_log_of_keys_that_bind_no_subject_verifies_and_forgets_as_ever(tmp_path, monkeypatch):
+    path = tmp_path / "audit.sqlite"
+    monkeypatch.setattr("lir_agents.audit.canonical._bound", lambda drawn, subject: drawn)
+    with AuditLog.open(path) as log:
+        before = log.append(AuditEvent("decision", payload={"seen": Erasable("d1", subject="d1")}), {"q": "soup"})
+    monkeypatch.undo()
+    with AuditLog.open(path) as log:
+        after = log.append(AuditEvent("decision", payload={"seen": Erasable("d1", subject="d1")}), {"q": "soup"})
+        assert log.verify().ok
+        for event_id in (before, after):
+            assert log.get(event_id).payload["seen"] == "d1"
+            assert log.confirms(event_id, "d1")
+            assert log.unseal(event_id) == {"q": "soup"}
+        assert log.erase_documents(["d1"]) == 2
+        assert log.verify().ok
+        assert not log.confirms(after, "d1")
 
 
 def test_an_edit_that_is_made_to_fit_is_found_against_the_checkpoint(signed):
