@@ -82,7 +82,10 @@ class IngestSettings(_Section):
         "replaced before anything is stored, where `redactor=` is left out; fixed when an index is made.",
     )
     parse_timeout_s: float = Field(
-        120.0, gt=0, description="Seconds after which parsing one HTML or PDF file is given up."
+        120.0,
+        gt=0,
+        description="Seconds after which parsing one HTML or PDF file is given up. Small HTML has less: 5 and a "
+        "twentieth of this, and 3 for each megabyte.",
     )
     parse_memory_bytes: int = Field(
         2 << 30, ge=256 << 20, description="Memory that parsing one HTML or PDF file may take, in bytes."

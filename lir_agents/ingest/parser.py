@@ -1,7 +1,7 @@
 """Parsing formats that can harm their reader (HTML, PDF) in a process that can be limited and ended.
 
-Measured: 200,000 nested `<div>`s keep the HTML parser busy for more than a minute inside one C call that no
-thread can interrupt, and a page of a PDF can hold any amount of work.
+Measured: 200,000 nested `<div>`s, or as many attributes of one tag, keep the HTML parser busy for more than a
+minute inside one C call that no thread can interrupt, and a page of a PDF can hold any amount of work.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Any, Final, Literal
 
 from lir_agents.config import IngestSettings
 from lir_agents.errors import InputError
 
 __all__ = ["Parser"]
+
+_HTML_S_PER_MB: Final = 3.0
+"""Six times what a page of nothing but small table cells takes on one processor. HTML cannot be packed: what takes
+longer was made to take long."""
+_AT_LEAST_S: Final = 5.0
+"""For any file: a process that starts on a busy machine."""
 
 
 class Parser:
@@ -52,7 +58,8 @@ class Parser:
             timed_out.set()
             worker.kill()
 
-        timer = threading.Timer(self._settings.parse_timeout_s, give_up)
+        limit_s = self._limit_s(path, format)
+        timer = threading.Timer(limit_s, give_up)
         timer.start()
         try:
             answer = self._ask(worker, path, format)
@@ -61,7 +68,7 @@ class Parser:
         if answer is None or timed_out.is_set():  # killed, perhaps just after it had answered
             code = self.close()
         if answer is None:
-            reason = f"took more than {self._settings.parse_timeout_s:g} s" if timed_out.is_set() else _ended(code)
+            reason = f"took more than {limit_s:.3g} s" if timed_out.is_set() else _ended(code)
             raise InputError(
                 reason,
                 field="file",
@@ -80,6 +87,14 @@ class Parser:
         for pipe in (worker.stdin, worker.stdout):
             _close(pipe)
         return worker.wait()
+
+    def _limit_s(self, path: Path, format: str) -> float:
+        """Seconds that a file may take: HTML by its size, beside a part of the setting, which bounds it as well."""
+        most = self._settings.parse_timeout_s
+        if format != "html":
+            return most
+        size_bytes = path.stat().st_size if path.exists() else 0  # what cannot be read is for the worker to say
+        return min(most, _AT_LEAST_S + most / 20 + _HTML_S_PER_MB * size_bytes / 1e6)
 
     def _ask(self, worker: subprocess.Popen[str], path: Path, format: str) -> dict[str, Any] | None:
         """The worker's answer; None when it ended instead."""

@@ -175,6 +175,30 @@ def test_deep_markup_is_given_up_in_time_and_the_next_file_is_read(tmp_path):
     assert time.perf_counter() - began < 15
 
 
+def test_small_markup_has_little_time_and_large_markup_as_much_as_any_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("lir_agents.ingest.parser._AT_LEAST_S", 2.0)
+    monkeypatch.setattr("lir_agents.ingest.parser._HTML_S_PER_MB", 0.1)
+    attributes = " ".join(f"a{number}" for number in range(200_000))
+    (tmp_path / "attributes.html").write_text(f"<p {attributes}>x</p>")
+    (tmp_path / "next.html").write_text("<p>fine")
+    began = time.perf_counter()
+    documents, failures, _ = read(tmp_path, parse_timeout_s=20)
+    assert "took more than 3.1" in failures["attributes.html"]
+    assert documents["next.html"].text == "fine"
+    assert time.perf_counter() - began < 15
+
+
+def test_the_time_of_a_file_grows_with_its_size_up_to_the_setting(tmp_path):
+    page = tmp_path / "page.html"
+    with Parser(IngestSettings(parse_timeout_s=100)) as parser:
+        for size_mb, seconds in ((0, 10), (10, 40), (100, 100)):
+            with page.open("wb") as file:
+                file.truncate(size_mb * 1_000_000)
+            assert parser._limit_s(page, "html") == seconds
+            assert parser._limit_s(page, "pdf") == 100
+        assert parser._limit_s(tmp_path / "gone.html", "html") == 10
+
+
 def test_markup_nested_within_reason_is_read(tmp_path):
     (tmp_path / "nested.html").write_text("<div>" * 3000 + "x" + "</div>" * 3000)
     assert read(tmp_path)[0]["nested.html"].text == "x"
