@@ -207,8 +207,8 @@ class GovernedIndex(SearchedIndex):
         vault = self._keeper.vault()
         with self.rooms.in_flight.answering():
             standing = self._within(scope, id, version)
-            document = None if standing is None else standing.documents[0]
-            return vault.reveal(scope, id, document.content_sha256 if document else "", placeholder)
+            document, key = (None, None) if standing is None else (standing.documents[0], standing.keys[0])
+            return vault.reveal(scope, id, document.content_sha256 if document else "", key or "", placeholder)
 
     # ------------------------------------------------------------ going back
 

@@ -368,7 +368,7 @@ def _write_down(
     """Writes down what a new index is made with, once all of it is known to be there."""
     if catalog.generation() is None:
         if policy.name != "open" or cleaner is not None:
-            catalog.set_meta("digest_key", secrets.token_hex(32))
+            catalog.set_meta("id_key", secrets.token_hex(32))
         catalog.add_generation(
             fingerprint=encoder.fingerprint,
             name=encoder.name,

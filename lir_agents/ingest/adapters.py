@@ -44,18 +44,18 @@ _LONGEST_LINE: Final = 8_000
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def to_document(obj: object, *, digest_key: bytes = b"") -> Document:
+def to_document(obj: object, *, id_key: bytes = b"") -> Document:
     """Any document-like object as a normalised `Document` with an id.
 
     Args:
         obj: A `Document`, a LangChain `Document`, a LlamaIndex node, document or scored node, or a mapping with
             `text`.
-        digest_key: See `content_sha256`.
+        id_key: See `with_id`.
 
     Raises:
         InputError: It is none of these, or something in it cannot be stored; `field` says what.
     """
-    return with_id(normalised(convert(obj)), digest_key)
+    return with_id(normalised(convert(obj)), id_key)
 
 
 def convert(obj: object) -> Document:
@@ -100,29 +100,35 @@ def normalised(document: Document) -> Document:
     return dataclasses.replace(document, text=normalise_text(document.text), title=title)
 
 
-def with_id(document: Document, digest_key: bytes = b"") -> Document:
+def with_id(document: Document, key: bytes = b"") -> Document:
     """The document itself, or with the id `sha256:<hex>` derived from all of its content.
 
     Everything counts, not the text alone: two documents of equal text and different ACLs are two documents.
+
+    Args:
+        document: As it is stored, or as it came.
+        key: Of the index, see `Catalog.id_key`. With one the id is an HMAC: whoever may read a document is told its
+            id, and could else try out by it who else may, or what stood where something was redacted.
     """
     if document.id is not None:
         return document
-    return dataclasses.replace(document, id=f"sha256:{content_sha256(document, digest_key)}")
-
-
-def content_sha256(document: Document, key: bytes = b"") -> str:
-    """Hex sha256 over everything but the id: text, title, provenance, ACL (as a set) and metadata.
-
-    Args:
-        document: As it is stored.
-        key: Of the index, see `Catalog.digest_key`. With one it is an HMAC: whoever may read a document is told its
-            digest, and could else try out by it who else may, or what stood where something was redacted.
-    """
     acl = None if document.acl is None else sorted(set(document.acl))
-    content = [document.text, document.title, document.source_uri, document.source, acl, dict(document.metadata)]
-    data = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    digest = hmac.new(key, data.encode(), hashlib.sha256) if key else hashlib.sha256(data.encode())
-    return digest.hexdigest()
+    data = json.dumps([*_content(document), acl], ensure_ascii=False, sort_keys=True).encode()
+    digest = hmac.new(key, data, hashlib.sha256) if key else hashlib.sha256(data)
+    return dataclasses.replace(document, id=f"sha256:{digest.hexdigest()}")
+
+
+def content_sha256(document: Document) -> str:
+    """Hex sha256 over everything that a reader is told but the id: text, title, provenance and metadata.
+
+    Of the ACL it says nothing: a reader could try out by it who else may read the document.
+    """
+    data = json.dumps(_content(document), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(data.encode()).hexdigest()
+
+
+def _content(document: Document) -> list[Any]:
+    return [document.text, document.title, document.source_uri, document.source, dict(document.metadata)]
 
 
 def _from_mapping(given: Mapping[Any, Any]) -> Document:

@@ -99,7 +99,7 @@ class Ingestor:
         redactor: Redactor | None = None,
     ) -> None:
         self._catalog = catalog
-        self._digest_key = catalog.digest_key()
+        self._id_key = catalog.id_key()
         self._encoder = encoder
         self._budget = Budget.of(settings, encoder)
         self._composer = composer
@@ -259,7 +259,7 @@ class Ingestor:
                 )
             # Before an id is derived or a digest taken: neither is of what was redacted.
             clean, redacted = self._redacted(normalised(raw))
-            document = with_id(clean, self._digest_key)
+            document = with_id(clean, self._id_key)
             if not document.text.strip():
                 raise InputError("is empty", field="text", remedy="Leave it out, or give it text.")
             self._access_key(document)
@@ -276,9 +276,13 @@ class Ingestor:
         return normalised(redacted.document), redacted if redacted.originals else None
 
     def _add_batch(self, batch: Sequence[Document], tally: _Tally, redactions: Redactions) -> None:
-        digests = {_id(document): content_sha256(document, self._digest_key) for document in batch}
-        current = self._catalog.digests(list(digests))
-        changed = [document for document in batch if current.get(_id(document)) != digests[_id(document)]]
+        digests = {_id(document): content_sha256(document) for document in batch}
+        current = self._catalog.current(list(digests))
+        changed = [
+            document
+            for document in batch
+            if current.get(_id(document)) != (digests[_id(document)], self._access_key(document))
+        ]
         tally.unchanged += len(batch) - len(changed)
         if not changed:
             return

@@ -23,7 +23,7 @@ __all__ = ["VAULT_ACTION", "Reveal", "Right", "SqliteVault", "Vault"]
 _SCHEMA = """CREATE TABLE IF NOT EXISTS vault (
     document TEXT NOT NULL, content TEXT NOT NULL, placeholder TEXT NOT NULL,
     access_key TEXT NOT NULL, nonce BLOB NOT NULL, sealed BLOB NOT NULL,
-    PRIMARY KEY (document, content, placeholder)) WITHOUT ROWID"""
+    PRIMARY KEY (document, content, access_key, placeholder)) WITHOUT ROWID"""
 
 
 class Right(Protocol):
@@ -44,7 +44,7 @@ class Vault(Protocol):
     ) -> None:
         """Seals what the findings replaced in the original `text`."""
 
-    def reveal(self, right: Right, document_id: str, content_sha256: str, placeholder: str) -> str:
+    def reveal(self, right: Right, document_id: str, content_sha256: str, access_key: str, placeholder: str) -> str:
         """The value behind a placeholder. Raises AccessDenied or InputError."""
 
     def forget(self, document_ids: Sequence[str]) -> int:
@@ -83,7 +83,7 @@ class SqliteVault:
         except sqlite3.Error as error:
             raise StoreError(str(error), store="vault", operation="open") from error
         if sample:
-            self._open(sample[3:], *sample[:3])
+            self._open(*sample[4:], *sample[:4])
 
     def keep(
         self, document_id: str, content_sha256: str, access_key: str, text: str, findings: Iterable[Finding]
@@ -104,8 +104,11 @@ class SqliteVault:
                     self._db.execute("ROLLBACK")
                 raise StoreError(str(error), store="vault", operation="keep") from error
 
-    def reveal(self, right: Right, document_id: str, content_sha256: str, placeholder: str) -> str:
+    def reveal(self, right: Right, document_id: str, content_sha256: str, access_key: str, placeholder: str) -> str:
         """The value behind a placeholder, for a scope of the action "vault:read" that may read the document.
+
+        Versions that are alike once they are redacted, for different readers, may stand for different values: the
+        access key that one was added under is a part of its name.
 
         Raises:
             AccessDenied: The scope is for another action, or does not reach the document. A document that the
@@ -113,10 +116,10 @@ class SqliteVault:
             IntegrityError: The row was altered, or sealed with another key.
         """
         decision = right.decision
-        row = self._row(document_id, content_sha256, placeholder)  # read once: what is checked is what is opened
+        row = self._row(document_id, content_sha256, placeholder, access_key)
         allowed, reason = False, "the right to read the vault was not given"
         if decision.allowed is True and decision.action == VAULT_ACTION:
-            allowed = row is not None and right.allows(row[0])
+            allowed = row is not None and right.allows(access_key)
             reason = "allowed" if allowed else "there is nothing there that this principal may read"
         self._record(
             Reveal(
@@ -132,7 +135,7 @@ class SqliteVault:
         if row is None or not allowed:
             refused = Decision(False, VAULT_ACTION, decision.principal_id, reason, decision.epoch)
             raise AccessDenied(f"{VAULT_ACTION} refused: {reason}.", decision=refused)
-        return self._open(row, document_id, content_sha256, placeholder)
+        return self._open(*row, document_id, content_sha256, placeholder, access_key)
 
     def forget(self, document_ids: Sequence[str]) -> int:
         """See `Vault.forget`. The bytes are overwritten in the file."""
@@ -155,21 +158,23 @@ class SqliteVault:
         """Releases the file. Idempotent."""
         self._db.close()
 
-    def _row(self, *names: str) -> tuple[str, bytes, bytes] | None:
+    def _row(self, *names: str) -> tuple[bytes, bytes] | None:
         if not all(isinstance(name, str) for name in names):
             raise InputError("is not a string", field="placeholder", remedy="Name document, content, placeholder.")
-        query = "SELECT access_key, nonce, sealed FROM vault WHERE document = ? AND content = ? AND placeholder = ?"
+        query = (
+            "SELECT nonce, sealed FROM vault"
+            " WHERE document = ? AND content = ? AND placeholder = ? AND access_key = ?"
+        )
         with self._lock:
             try:
-                row: tuple[str, bytes, bytes] | None = self._db.execute(query, names).fetchone()
+                row: tuple[bytes, bytes] | None = self._db.execute(query, names).fetchone()
             except sqlite3.Error as error:
                 raise StoreError(str(error), store="vault", operation="reveal") from error
         return row
 
-    def _open(self, row: tuple[str, bytes, bytes], *names: str) -> str:
-        access_key, nonce, sealed = row
+    def _open(self, nonce: bytes, sealed: bytes, *names: str) -> str:
         try:
-            value = self._cipher.decrypt(nonce, sealed, _bound(*names, access_key))
+            value = self._cipher.decrypt(nonce, sealed, _bound(*names))
         except InvalidTag as error:
             raise IntegrityError(
                 "the vault holds a value that this key did not seal",

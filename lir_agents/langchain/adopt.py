@@ -225,7 +225,7 @@ def _require_agreement(index: LateInteractionIndex, collection: Any) -> None:
     """Whether what the index's encoder says of a few short records is what the collection holds of them."""
     encoder, catalog = index.rooms.encoder, index.rooms.catalog
     first = next(_pages(collection, vectors=True))
-    known = catalog.digests([record.id for record in first])
+    known = catalog.current([record.id for record in first])
     fresh = [one for one in first if one.text and one.text.strip() and one.id not in known]
     if not fresh:
         return

@@ -216,16 +216,16 @@ class LateInteractionVectorStore(VectorStore):
             InputError: Counts differ, or documents could not be added; the message names them. All others are in.
         """
         _refuse(kwargs)
-        names, key = _as_many(ids, len(documents), "ids"), self.index.rooms.catalog.digest_key()
+        names, key = _as_many(ids, len(documents), "ids"), self.index.rooms.catalog.id_key()
         given = [self._document(name or one.id, one, key) for name, one in zip(names, documents, strict=True)]
         _require_all(self.index.add(given))
         return [str(one.id) for one in given]
 
-    def _document(self, id: str | None, given: Document, digest_key: bytes) -> Any:
+    def _document(self, id: str | None, given: Document, id_key: bytes) -> Any:
         """A document of the index, or why it cannot be one."""
         about = {"id": id, "text": given.page_content, "metadata": given.metadata} | self._grants(given)
         try:
-            return to_document(about, digest_key=digest_key)
+            return to_document(about, id_key=id_key)
         except InputError as error:
             return Failure(str(id or "a document without an id"), str(error))
 

@@ -75,9 +75,9 @@ class CatalogReader:
         """Bits of each coordinate of a stored token vector: what the index was made with."""
         return cast(Bits, int(self.get_meta("token_bits") or DEFAULT_BITS))
 
-    def digest_key(self) -> bytes:
-        """Key of the digests of documents; empty where they are plain, as in an open index that redacts nothing."""
-        return bytes.fromhex(self.get_meta("digest_key") or "")
+    def id_key(self) -> bytes:
+        """Key of the ids that are made of content; empty where they have none: an open index that redacts nothing."""
+        return bytes.fromhex(self.get_meta("id_key") or "")
 
     def generation(self) -> Generation | None:
         """The newest encoder generation; None before the first."""
@@ -201,10 +201,10 @@ class CatalogReader:
 
     # ------------------------------------------------------------ lookups
 
-    def digests(self, ids: Sequence[str]) -> dict[str, str]:
-        """Content digest of the current version, by document id; documents without one are left out."""
-        with self._database.read("digests") as connection:
-            return catalog_reads.digests(connection, ids)
+    def current(self, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Content digest and access key of the current version, by document id; those without one are left out."""
+        with self._database.read("current") as connection:
+            return catalog_reads.current(connection, ids)
 
     def reusable(self, encoding_sha256s: Sequence[str]) -> dict[str, int]:
         """A committed row whose vectors may be copied instead of encoding the same text again, by hash."""
@@ -240,7 +240,8 @@ class CatalogReader:
             if (key := catalog_reads.access_key(connection, id)) is None:
                 return None
             documents = tuple(catalog_reads.document(connection, id, version) for version in wanted)
-            return Standing(key, tuple(catalog_reads.versions(connection, id)), documents)
+            keys = tuple(one and catalog_reads.access_key(connection, id, one.version) for one in documents)
+            return Standing(key, tuple(catalog_reads.versions(connection, id)), documents, keys)
 
     def document(self, id: str, version: int | None = None) -> StoredDocument | None:
         """A committed version with its text: the current one, or the one named; None where there is none."""

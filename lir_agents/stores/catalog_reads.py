@@ -28,7 +28,7 @@ from lir_agents.types import Passage
 
 __all__ = [
     "changes",
-    "digests",
+    "current",
     "document",
     "epoch_at",
     "passages",
@@ -44,13 +44,14 @@ _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMES_AT_ONCE = 200
 
 
-def digests(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
-    """Content digest of the current version, by document id."""
+def current(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Content digest and access key of the current version, by document id."""
     query = (
-        "SELECT d.id, v.content_sha256 FROM document d JOIN version v ON v.document = d.number"
+        "SELECT d.id, v.content_sha256, a.access_key FROM document d JOIN version v ON v.document = d.number"
+        " JOIN access_class a ON a.id = v.access_class"
         " WHERE d.id IN ({}) AND v.born IS NOT NULL AND v.died IS NULL"
     )
-    return dict(_each(connection, query, ids))
+    return {id: (digest, key) for id, digest, key in _each(connection, query, ids)}
 
 
 def reusable(connection: sqlite3.Connection, hashes: Sequence[str]) -> dict[str, int]:
@@ -164,13 +165,13 @@ def document(connection: sqlite3.Connection, document_id: str, version: int | No
     )
 
 
-def access_key(connection: sqlite3.Connection, document_id: str) -> str | None:
-    """Who may read the document: the access key of its newest committed version."""
+def access_key(connection: sqlite3.Connection, document_id: str, version: int | None = None) -> str | None:
+    """The access key of a committed version, or of the newest: that says who may read the document."""
     row = connection.execute(
         "SELECT a.access_key FROM document d JOIN version v ON v.document = d.number"
-        " JOIN access_class a ON a.id = v.access_class WHERE d.id = ? AND v.born IS NOT NULL"
-        " ORDER BY v.version DESC LIMIT 1",
-        (document_id,),
+        " JOIN access_class a ON a.id = v.access_class WHERE d.id = ?1 AND v.born IS NOT NULL"
+        " AND (?2 IS NULL OR v.version = ?2) ORDER BY v.version DESC LIMIT 1",
+        (document_id, version),
     ).fetchone()
     return None if row is None else str(row[0])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Sequence
@@ -232,8 +231,7 @@ def restore(connection: sqlite3.Connection, document_id: str, version: int) -> R
         InputError: There is no such committed version.
     """
     old = connection.execute(
-        "SELECT v.number, v.document, v.access_class, v.content_sha256 FROM version v"
-        " JOIN document d ON d.number = v.document"
+        "SELECT v.number, v.document FROM version v JOIN document d ON d.number = v.document"
         " WHERE d.id = ? AND v.version = ? AND v.born IS NOT NULL",
         (document_id, version),
     ).fetchone()
@@ -241,22 +239,17 @@ def restore(connection: sqlite3.Connection, document_id: str, version: int) -> R
         raise InputError(
             f"document {document_id!r} has no version {version}", field="version", remedy="See versions(id)."
         )
-    number, document, old_class, digest = old
+    number, document = old
     (access_class,) = connection.execute(
-        "SELECT v.access_class FROM version v"
-        " WHERE v.document = ? AND v.born IS NOT NULL ORDER BY v.version DESC LIMIT 1",
+        "SELECT access_class FROM version WHERE document = ? AND born IS NOT NULL ORDER BY version DESC LIMIT 1",
         (document,),
     ).fetchone()
-    if access_class != old_class:
-        # Neither version's digest covers this pair of content and access: adding either again is a change. Nor may
-        # a reader try out by it who else reads: it is of nothing.
-        digest = secrets.token_hex(32)
     new, first_row = _next_number(connection, "version"), _next_number(connection, "passage")
     (new_version,) = connection.execute(
         "INSERT INTO version SELECT ?1, document, (SELECT max(version) + 1 FROM version WHERE document = ?2), ?3,"
-        " NULL, NULL, version, ?4, title, source, source_uri, metadata FROM version WHERE number = ?5"
+        " NULL, NULL, version, content_sha256, title, source, source_uri, metadata FROM version WHERE number = ?4"
         " RETURNING version",
-        (new, document, access_class, digest, number),
+        (new, document, access_class, number),
     ).fetchone()
     connection.execute("INSERT INTO body SELECT ?, text FROM body WHERE version = ?", (new, number))
     connection.execute(

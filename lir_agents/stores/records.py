@@ -73,7 +73,7 @@ class StagedDocument:
 
     Attributes:
         id: The document's stable id.
-        content_sha256: Hash of everything that matters (text, title, metadata, ACL, URI): equal hash means
+        content_sha256: Hash of everything that a reader is told (text, title, metadata, URI): equal hash means
             "unchanged".
         title: Title.
         text: The whole normalised text.
@@ -175,11 +175,13 @@ class Standing:
         access_key: Who may read it, and all its versions: that of the newest.
         versions: Committed ones, oldest first.
         documents: Those asked for, in that order; None where there is no such version.
+        keys: The access key that each of those was added under.
     """
 
     access_key: str
     versions: tuple[VersionInfo, ...]
     documents: tuple[StoredDocument | None, ...]
+    keys: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def use_everything(path: Path) -> None:
     with Catalog.open(path, create=False) as catalog:
         rows = np.flatnonzero(catalog.live())
         catalog.passages(rows)
-        catalog.digests([f"d{i}" for i in range(60)])
+        catalog.current([f"d{i}" for i in range(60)])
         for i in range(60):
             catalog.document(f"d{i}")
         if catalog.check():

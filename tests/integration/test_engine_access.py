@@ -14,7 +14,7 @@ import pytest
 
 from lir_agents import Document, LateInteractionIndex, Principal
 from lir_agents.errors import AccessDenied, InputError, LirError, StoreError
-from lir_agents.ingest.adapters import content_sha256, to_document
+from lir_agents.ingest.adapters import to_document
 from lir_agents.policy import AclPolicy
 from lir_agents.types import SearchResult
 from tests.conftest import office_documents
@@ -57,24 +57,22 @@ def names(result: Sequence[Any]) -> list[str]:
     return [hit.document_id for hit in result]
 
 
-def test_digests_and_names_made_of_them_tell_no_reader_who_else_reads(quick_path, encoder):
-    """With the text, which a reader has, and a guess at the list, a plain digest could be tried out."""
+def test_neither_digests_nor_ids_made_of_content_tell_who_else_reads(quick_path, encoder):
+    """With the text, which a reader has, and a guess at the list, a digest of both could be tried out."""
     anne = Principal("anne")
-    given = [
-        Document(id="a", text="Rule of the board.", acl=["anne", "board"]),
-        Document(text="Another rule of the board.", acl=["anne", "board"]),
-    ]
-    told: list[set[str]] = []
-    for name in ("one", "two"):
-        with LateInteractionIndex.open(quick_path / name, access="acl", encoder=encoder) as index:
+    texts = ["Rule of the board.", "Another rule of the board."]
+    told: list[dict[str, Any]] = []
+    for number, acl in enumerate((["anne", "board"], ["anne", "board"], ["anne"])):
+        with LateInteractionIndex.open(quick_path / f"{number}", access="acl", encoder=encoder) as index:
+            given = [Document(id="a", text=texts[0], acl=acl), Document(text=texts[1], acl=acl)]
             index.add(given)
             assert index.add(given).unchanged == 2
-            hits = index.search("rule of the board", principal=anne)
-            told.append({shown for hit in hits for shown in (hit.content_sha256, hit.document_id)} - {"a"})
-    assert len(told[0]) == 3
-    assert told[0].isdisjoint(told[1])
-    plain = {content_sha256(to_document(one)) for one in given}
-    assert not any(digest in shown for digest in plain for shown in told[0])
+            told.append({hit.text: hit for hit in index.search("rule of the board", principal=anne)})
+            assert index.add([Document(id="a", text=texts[0], acl=[*acl, "more"])]).updated == 1
+    for text in texts:
+        assert len({hits[text].content_sha256 for hits in told}) == 1  # of what is told, and of nothing else
+    assert len({hits[texts[1]].document_id for hits in told}) == 3
+    assert told[0][texts[1]].document_id != to_document(Document(text=texts[1], acl=["anne", "board"])).id
 
 
 # ---------------------------------------------------------------- revocation while a search is under way

@@ -93,8 +93,8 @@ def index_of(given_documents: Sequence[Document]) -> Iterator[LateInteractionInd
 def current(index: LateInteractionIndex, given_documents: Sequence[Document]) -> list[Document]:
     """What is current after adding these in order: the last of each id, in the order in which it came last."""
     latest: dict[str, Document] = {}
-    key = index.rooms.catalog.digest_key()
-    for document in (to_document(one, digest_key=key) for one in given_documents):
+    key = index.rooms.catalog.id_key()
+    for document in (to_document(one, id_key=key) for one in given_documents):
         if document.id in latest and latest[document.id] == document:
             continue  # unchanged: it stays where it is
         latest.pop(document.id or "", None)

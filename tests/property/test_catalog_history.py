@@ -109,7 +109,7 @@ class CatalogHistory(RuleBasedStateMachine):
             for passage in self.catalog.passages(np.flatnonzero(self.catalog.live_at(epoch))):
                 found.setdefault(passage.document_id, []).append(passage.text)
             assert found == expected
-        assert self.catalog.digests(["a", "b", "c"]).keys() == self.past[-1].keys()
+        assert self.catalog.current(["a", "b", "c"]).keys() == self.past[-1].keys()
         with Catalog.open(self.folder / "catalog.sqlite", read_only=True) as fresh:
             assert fresh.live().tolist() == self.catalog.live().tolist()
             assert fresh.access_class_column().tolist() == self.catalog.access_class_column().tolist()

@@ -42,7 +42,7 @@ def test_a_new_catalog_is_empty(catalog):
     assert catalog.generation() is None
     assert catalog.document("a") is None
     assert catalog.versions("a") == []
-    assert catalog.digests(["a"]) == {}
+    assert catalog.current(["a"]) == {}
     assert catalog.passages([]) == []
 
 
@@ -51,7 +51,7 @@ def test_what_is_staged_is_invisible_until_it_is_committed(catalog):
     (rows,) = catalog.stage([given])
     assert catalog.pending().tolist() == rows.tolist()
     assert not catalog.live().any()
-    assert catalog.digests(["a"]) == {}
+    assert catalog.current(["a"]) == {}
     assert catalog.document("a") is None
     assert catalog.document("a", 1) is None
     assert catalog.reusable([given.passages[0].encoding_sha256]) == {}
@@ -63,7 +63,7 @@ def test_what_is_staged_is_invisible_until_it_is_committed(catalog):
     assert catalog.pending().tolist() == []
     assert live_rows(catalog) == rows.tolist()
     assert catalog.epoch == 1
-    assert catalog.digests(["a", "b"]) == {"a": given.content_sha256}
+    assert catalog.current(["a", "b"]) == {"a": (given.content_sha256, given.access_key)}
 
 
 def test_passages_come_in_the_order_asked_for_with_all_they_carry(catalog):
@@ -141,7 +141,7 @@ def test_retiring_hides_and_keeps_history_and_a_later_add_goes_on_counting(catal
     assert catalog.retire(["a", "unknown"]).tolist() == rows.tolist()
     assert catalog.document("a") is None
     assert catalog.document("a", 1).text == "v1"
-    assert catalog.digests(["a", "b"]).keys() == {"b"}
+    assert catalog.current(["a", "b"]).keys() == {"b"}
     epoch = catalog.epoch
     assert catalog.retire(["a"]).tolist() == []
     assert catalog.epoch == epoch
@@ -155,7 +155,7 @@ def test_commit_and_retire_share_one_epoch(catalog):
     rows = catalog.stage([document("c")])
     assert catalog.commit(rows, retire=["b", "c"]).tolist() == gone.tolist()
     assert catalog.epoch == 2
-    assert catalog.digests(["a", "b", "c"]).keys() == {"a", "c"}
+    assert catalog.current(["a", "b", "c"]).keys() == {"a", "c"}
 
 
 def test_equal_text_is_encoded_once(catalog):

@@ -42,7 +42,8 @@ def test_rollback_repeats_an_old_version_as_the_next_one(catalog):
     restored = catalog.document("a")
     assert (restored.version, restored.text, restored.title, restored.metadata) == (3, "one\ntwo", "T", {"k": [1]})
     assert restored.info.restored_from == 1
-    assert catalog.digests(["a"]) == {"a": old.content_sha256}  # adding the old text again is "unchanged"
+    # Adding the old text again is "unchanged".
+    assert catalog.current(["a"]) == {"a": (old.content_sha256, catalog.standing("a").access_key)}
     assert (catalog.match({"k": {"$contains": 1}}) & catalog.live()).sum() == 2
 
 
@@ -52,7 +53,9 @@ def test_rollback_gives_back_no_access_that_was_taken_away(catalog):
     add(catalog, document("a", "salary list, hidden", access="board"))
     catalog.commit(catalog.rollback("a", 1).rows)
     assert catalog.standing("a").access_key == "board"
-    assert catalog.digests(["a"])["a"] != open_to_all.content_sha256  # so that adding it again is a change
+    # So that adding it again, open to all, is a change.
+    assert catalog.current(["a"]) == {"a": (open_to_all.content_sha256, "board")}
+    assert catalog.standing("a", 1, None, 7).keys == ("everyone", "board", None)
 
 
 def test_rollback_of_a_deleted_document_brings_it_back(catalog):

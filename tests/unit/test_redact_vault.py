@@ -37,8 +37,8 @@ def vault(tmp_path, log):
 
 def test_who_has_the_right_and_may_read_the_document_gets_the_value(vault, log):
     right = POLICY.authorize(OFFICER, VAULT_ACTION)
-    assert vault.reveal(right, "doc", "sha", "[PHONE_1]") == "+49 30 1234567"
-    assert vault.reveal(right, "doc", "sha", "[EMAIL_1]") == "BOB@example.com"
+    assert vault.reveal(right, "doc", "sha", READABLE, "[PHONE_1]") == "+49 30 1234567"
+    assert vault.reveal(right, "doc", "sha", READABLE, "[EMAIL_1]") == "BOB@example.com"
     assert [(look.principal_id, look.placeholder, look.allowed) for look in log] == [
         ("officer", "[PHONE_1]", True),
         ("officer", "[EMAIL_1]", True),
@@ -57,7 +57,7 @@ def test_who_has_the_right_and_may_read_the_document_gets_the_value(vault, log):
 )
 def test_everybody_else_is_refused_and_recorded(vault, log, principal, action, document, placeholder):
     with pytest.raises(AccessDenied) as refused:
-        vault.reveal(POLICY.authorize(principal, action), document, "sha", placeholder)
+        vault.reveal(POLICY.authorize(principal, action), document, "sha", READABLE, placeholder)
     assert refused.value.decision.allowed is False
     assert [look.allowed for look in log] == [False]
 
@@ -67,7 +67,7 @@ def test_what_exists_is_refused_in_the_same_words_as_what_does_not(vault):
     words = []
     for document in ("doc", "no such document"):
         with pytest.raises(AccessDenied) as refused:
-            vault.reveal(right, document, "sha", "[PHONE_1]")
+            vault.reveal(right, document, "sha", READABLE, "[PHONE_1]")
         words.append(str(refused.value))
     assert words[0] == words[1]
 
@@ -79,7 +79,7 @@ def test_nothing_is_revealed_that_was_not_recorded(tmp_path):
     vault = SqliteVault(tmp_path / "v.db", KEY, full)
     vault.keep("doc", "sha", READABLE, TEXT, PatternRedactor().redact(TEXT).findings)
     with pytest.raises(OSError, match="space"):
-        vault.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", "[PHONE_1]")
+        vault.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", READABLE, "[PHONE_1]")
 
 
 def test_no_value_stands_in_the_file_and_forgetting_removes_the_rows(vault, tmp_path):
@@ -92,7 +92,7 @@ def test_no_value_stands_in_the_file_and_forgetting_removes_the_rows(vault, tmp_
     assert vault.forget(["doc", "unknown"]) == 2
     assert b"[PHONE_1]" not in bytes_on_disk()
     with pytest.raises(AccessDenied):
-        vault.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", "[PHONE_1]")
+        vault.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", READABLE, "[PHONE_1]")
 
 
 def test_another_key_or_an_altered_row_is_detected(vault, tmp_path, log):
@@ -104,10 +104,27 @@ def test_another_key_or_an_altered_row_is_detected(vault, tmp_path, log):
     with sqlite3.connect(tmp_path / "vault.db") as db:
         db.execute("UPDATE vault SET access_key = ?", (widened,))
     with pytest.raises(IntegrityError):
-        vault.reveal(POLICY.authorize(OUTSIDER, VAULT_ACTION), "doc", "sha", "[PHONE_1]")
+        vault.reveal(POLICY.authorize(OUTSIDER, VAULT_ACTION), "doc", "sha", widened, "[PHONE_1]")
+
+
+def test_what_is_alike_once_it_is_redacted_stands_for_its_own_value(vault):
+    """The same text for other readers, with another number in it."""
+    others = POLICY.access_key(Document("t", acl=["group:privacy"]))
+    text = TEXT.replace("1234567", "7654321")
+    vault.keep("doc", "sha", others, text, PatternRedactor().redact(text).findings)
+    told = [
+        vault.reveal(POLICY.authorize(who, VAULT_ACTION), "doc", "sha", key, "[PHONE_1]")
+        for who, key in ((OFFICER, READABLE), (OUTSIDER, others))
+    ]
+    assert [number[-7:] for number in told] == ["1234567", "7654321"]
+    with pytest.raises(AccessDenied):
+        vault.reveal(POLICY.authorize(OUTSIDER, VAULT_ACTION), "doc", "sha", READABLE, "[PHONE_1]")
 
 
 def test_it_opens_again_with_its_key(vault, tmp_path, log):
     vault.close()
     again = SqliteVault(tmp_path / "vault.db", KEY, log.append)
-    assert again.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", "[PHONE_1]") == "+49 30 1234567"
+    assert (
+        again.reveal(POLICY.authorize(OFFICER, VAULT_ACTION), "doc", "sha", READABLE, "[PHONE_1]")
+        == "+49 30 1234567"
+    )
