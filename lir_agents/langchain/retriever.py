@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -14,6 +15,7 @@ from langchain_core.runnables.utils import coro_with_context
 from pydantic import ConfigDict, Field
 
 from lir_agents.engine import LateInteractionIndex
+from lir_agents.errors import LirError
 from lir_agents.graph.nodes import as_documents
 from lir_agents.langchain.caller import ambient_runtime, caller
 from lir_agents.types import Filter, Principal, ToolSignal, Turn
@@ -56,12 +58,14 @@ class LateInteractionRetriever(BaseRetriever):
         return self.model_copy(update={"principal": principal})
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
-        return LangSmithRetrieverParams(
+        about = LangSmithRetrieverParams(
             ls_retriever_name="lateinteraction",
             ls_vector_store_provider="lir-agents",
             ls_embedding_provider="sentence-transformers",
-            ls_embedding_model=self.index.rooms.encoder.name,
         )
+        with suppress(LirError):  # of a closed index, which is told within the run, where tracers hear of it
+            about["ls_embedding_model"] = self.index.rooms.encoder.name
+        return about
 
     def _get_relevant_documents(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import warnings
 import weakref
@@ -77,11 +78,7 @@ class LateInteractionVectorStore(VectorStore):
         principal: Principal | None = None,
         acl: Sequence[str] | None = None,
     ) -> None:
-        if embedding_function is not None:
-            warnings.warn(
-                "embedding_function is not used: the index encodes with its own model. Pass encoder= to choose it.",
-                stacklevel=2,
-            )
+        _warn_unused(embedding_function)
         self.principal = principal
         self.acl = acl
         self._close: Callable[[], Any] = lambda: None
@@ -133,7 +130,8 @@ class LateInteractionVectorStore(VectorStore):
             ids: One per text.
             **kwargs: As of the constructor.
         """
-        store = cls(embedding_function=embedding, **kwargs)
+        _warn_unused(embedding)
+        store = cls(**kwargs)
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
@@ -355,6 +353,21 @@ class LateInteractionVectorStore(VectorStore):
     def _documents(self, hits: Iterable[Hit], who: Principal | None) -> list[tuple[Document, float]]:
         found = [(self.index.get(hit.document_id, hit.version, principal=who), hit.score) for hit in hits]
         return [(_as_added(one.id, one.text, one.metadata), score) for one, score in found if one is not None]
+
+
+def _warn_unused(embedding: Embeddings | None) -> None:
+    """Warns at the line that calls this package, through however many of LangChain's constructors."""
+    if embedding is None:
+        return
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        ("lir_agents", "langchain_core")
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        "embedding_function is not used: the index encodes with its own model. Pass encoder= to choose it.",
+        stacklevel=level,
+    )
 
 
 def _as_added(id: str, text: str, metadata: Any) -> Document:

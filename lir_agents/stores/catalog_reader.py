@@ -76,7 +76,7 @@ class CatalogReader:
         return cast(Bits, int(self.get_meta("token_bits") or DEFAULT_BITS))
 
     def id_key(self) -> bytes:
-        """Key of the ids that are made of content; empty where they have none: an open index that redacts nothing."""
+        """Key of ids that are made of content; empty where there is none: in an open index that redacts nothing."""
         return bytes.fromhex(self.get_meta("id_key") or "")
 
     def generation(self) -> Generation | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ from lir_agents.graph.context import RetrievalContext
 from lir_agents.langchain import LateInteractionRetriever, LateInteractionSearchTool
 from lir_agents.langchain.caller import caller
 from tests.doors import ALICE, BOB, QUERIES, readers
+from tests.hashed_encoder import HashedEncoder
 
 pytestmark = [
     pytest.mark.filterwarnings("error::DeprecationWarning"),
@@ -203,6 +205,15 @@ def test_a_door_bound_to_another_principal_than_the_runs_is_refused_and_recorded
         caller(acl_index, BOB, None, Run(server_info=server))
     unknown: Any = ServerInfo(assistant_id="a", graph_id="g", user=User(is_authenticated=False))  # type: ignore[arg-type]
     assert caller(acl_index, None, None, Run(server_info=unknown)).principal is None
+
+
+def test_tracers_hear_of_a_closed_index(tmp_path: Path) -> None:
+    index = LateInteractionIndex.open(tmp_path / "i.lir", encoder=HashedEncoder())
+    index.close()
+    runs = Runs()
+    with pytest.raises(InputError, match="closed"):
+        LateInteractionRetriever(index=index).invoke("rule", {"callbacks": [runs]})
+    assert list(runs.names.values()) == ["retriever"]
 
 
 def test_a_copy_goes_on_through_the_same_index(open_index: LateInteractionIndex) -> None:

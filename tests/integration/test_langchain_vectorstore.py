@@ -200,7 +200,7 @@ def test_code_written_for_langchain_chroma_moves_over(tmp_path: Path, encoder: H
         Document(page_content="The cat sat.", metadata={"page": 1}),
         Document(page_content="A dog talked."),
     ]
-    with pytest.warns(UserWarning, match="embedding_function is not used"):
+    with pytest.warns(UserWarning, match="embedding_function is not used") as warned:
         store = LateInteractionVectorStore.from_documents(
             documents,
             VectorStoreIntegrationTests.get_embeddings(),
@@ -209,6 +209,7 @@ def test_code_written_for_langchain_chroma_moves_over(tmp_path: Path, encoder: H
             persist_directory=tmp_path,
             encoder=encoder,
         )
+    assert [one.filename for one in warned] == [__file__]  # at the line to change
     assert store.similarity_search("cats", k=1, filter={"page": 1})[0].id == "cat"
     with pytest.raises(IndexLocked):
         LateInteractionVectorStore("pets", persist_directory=tmp_path, encoder=encoder)
