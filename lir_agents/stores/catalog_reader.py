@@ -240,7 +240,9 @@ class CatalogReader:
             if (key := catalog_reads.access_key(connection, id)) is None:
                 return None
             documents = tuple(catalog_reads.document(connection, id, version) for version in wanted)
-            keys = tuple(one and catalog_reads.access_key(connection, id, one.version) for one in documents)
+            keys = tuple(
+                None if one is None else catalog_reads.access_key(connection, id, one.version) for one in documents
+            )
             return Standing(key, tuple(catalog_reads.versions(connection, id)), documents, keys)
 
     def document(self, id: str, version: int | None = None) -> StoredDocument | None:
