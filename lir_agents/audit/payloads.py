@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lir_agents.audit.canonical import Erasable, Shaped
 from lir_agents.audit.events import AuditEvent
@@ -29,6 +29,10 @@ __all__ = [
     "tool_call",
     "version",
 ]
+
+
+_REASONS: Final = 10
+"""Different reasons of a policy's faults that one event tells."""
 
 
 def _event(kind: Any, principal: Principal | None, payload: Mapping[str, Any]) -> AuditEvent:
@@ -84,6 +88,7 @@ def retrieval(
     thread_id: str | None = None,
     as_of: str | int | None = None,
     one_per_document: bool = False,
+    faults: Mapping[str, str] | None = None,
     settings: str = "",
     store_query: bool = True,
 ) -> AuditEvent:
@@ -103,6 +108,8 @@ def retrieval(
         thread_id: The conversation.
         as_of: The point in time asked for, if one was.
         one_per_document: Whether each document could surface once only.
+        faults: Access keys that were denied because the policy failed on them, with the reason. How many they are
+            stands in the tree, the reasons beside it.
         settings: Fingerprint of the settings that ranking depends on.
         store_query: False keeps the commitment's key alone, not the query's text.
     """
@@ -120,8 +127,13 @@ def retrieval(
         "as_of": as_of,
         "settings": settings,
         **({"one_per_document": True} if one_per_document else {}),
+        **({"policy_faults": _faulty(faults)} if faults else {}),
     }
     return _event("retrieval", principal, Shaped(payload))
+
+
+def _faulty(faults: Mapping[str, str]) -> dict[str, Any]:
+    return {"count": len(faults), "reasons": Erasable(sorted(set(faults.values()))[:_REASONS])}
 
 
 def ingest(

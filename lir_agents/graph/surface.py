@@ -142,6 +142,7 @@ def record_event(
         thread_id=context.thread_id,
         as_of=request.as_of.isoformat() if isinstance(request.as_of, datetime) else request.as_of,
         one_per_document=request.one_per_document,
+        faults=scope.faults,
         settings=settings_digest(rooms),
     )
     sealed = seal(context.principal, found.conversation)

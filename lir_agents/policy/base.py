@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,9 @@ def kept_verdicts(cache: Lru, cache_key: str) -> Verdicts:
     return verdicts
 
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AccessScope:
     """What one principal may read under one state of a policy. Decided per access key, never per document.
@@ -120,7 +123,7 @@ class AccessScope:
 
         For the audit log only: a caller who saw it would learn that documents exist which it may not read.
         """
-        return MappingProxyType(dict(self.verdicts.faults))
+        return MappingProxyType(dict(self.verdicts.faults)) if self.verdicts.faults else _NONE
 
     def allows(self, access_key: str) -> bool:
         """Whether documents of this access key are readable. Raises AccessDenied if the policy cannot say."""

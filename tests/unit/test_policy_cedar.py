@@ -7,9 +7,11 @@ import threading
 import numpy as np
 import pytest
 
+from lir_agents import LateInteractionIndex
 from lir_agents.errors import AccessDenied, ConfigError, InputError
 from lir_agents.policy import CedarModel, CedarPolicy, recheck, scope_mask
 from lir_agents.types import Document, Principal
+from tests.hashed_encoder import HashedEncoder
 
 cedarpy = pytest.importorskip("cedarpy", reason="pip install 'lir-agents[cedar]'")
 
@@ -97,6 +99,23 @@ def test_an_error_in_one_class_denies_that_class_alone():
     scope = policy.authorize(person(), "search")
     assert scope.allows_many([bad, good]).tolist() == [False, True]
     assert "overflow" in scope.faults[bad]
+
+
+def test_the_search_says_in_the_log_how_many_classes_it_could_not_judge_and_why(tmp_path):
+    overflow = """permit(principal, action, resource);
+    forbid(principal, action, resource) when { resource has level && resource.level * 4611686018427387904 < 0 };"""
+    with LateInteractionIndex.open(tmp_path / "i.lir", access=make(overflow), encoder=HashedEncoder()) as index:
+        index.add([Document("soup at noon", id="good", metadata={"level": 1})])
+        plain = index.search("soup", principal=person())
+        assert "policy_faults" not in index.audit.get(plain.event_id).payload
+        index.add([Document("soup at one", id="bad", metadata={"level": 4})])
+        result = index.search("soup", principal=person())
+        assert [hit.document_id for hit in result] == ["good"]
+        told = index.audit.get(result.event_id).payload["policy_faults"]
+        assert told["count"] == 1
+        assert "overflow" in told["reasons"][0]
+        assert "overflow" not in repr(result)
+        assert index.verify() == []
 
 
 @pytest.mark.parametrize("metadata", [{"level": "high"}, {"region": 3}, {"tags": "one"}, {"tags": [1, "a"]}])
