@@ -212,7 +212,10 @@ def _asked_by_model(state: SearchState) -> Sequence[Mapping[str, Any]]:
 
 
 def as_documents(result: SearchResult) -> list[LangChainDocument]:
-    """Hits as LangChain documents: `id` is the passage id, `metadata["lir"]` what the ranking knows."""
+    """Hits as LangChain documents: `id` is the passage id, `metadata["lir"]` what the ranking knows.
+
+    That is of one search, and equality of documents counts it: passages of several searches are told apart by `id`.
+    """
     return [
         LangChainDocument(id=hit.passage_id, page_content=hit.text, metadata=metadata_of(hit, result))
         for hit in result

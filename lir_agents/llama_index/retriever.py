@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from llama_index.core.callbacks.base import CallbackManager
@@ -22,7 +23,7 @@ from lir_agents.graph.surface import metadata_of
 from lir_agents.llama_index.filters import to_filter
 from lir_agents.types import Hit, Principal, SearchResult
 
-__all__ = ["LateInteractionRetriever", "as_nodes"]
+__all__ = ["LateInteractionRetriever", "PassageNode", "as_nodes"]
 
 
 class LateInteractionRetriever(BaseRetriever):
@@ -99,13 +100,28 @@ class LateInteractionRetriever(BaseRetriever):
         }
 
 
+class PassageNode(TextNode):
+    """A passage, as a node that is the same one in every search.
+
+    LlamaIndex tells nodes apart by `hash`, which is made of text and metadata. What one search says of the passage
+    (``metadata["lir"]``: score, rank, event) is left out of it, so that a `QueryFusionRetriever` meets the passage
+    again. Serialised, it is a `TextNode`.
+    """
+
+    @property
+    def hash(self) -> str:
+        """Of id, text and the document's own metadata."""
+        own = {key: value for key, value in self.metadata.items() if key != "lir"}
+        return hashlib.sha256(repr((self.id_, self.text, own)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def as_nodes(result: SearchResult) -> list[NodeWithScore]:
     """Hits as nodes with scores, best first."""
     return [NodeWithScore(node=_node(hit, result), score=hit.score) for hit in result]
 
 
-def _node(hit: Hit, result: SearchResult) -> TextNode:
-    return TextNode(
+def _node(hit: Hit, result: SearchResult) -> PassageNode:
+    return PassageNode(
         id_=hit.passage_id,
         text=hit.text,
         metadata=metadata_of(hit, result),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,10 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms.mock import MockFunctionCallingLLM, MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.retrievers import QueryFusionRetriever
+from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 from llama_index.core.workflow import Context
@@ -121,6 +125,64 @@ def test_texts_in_place_of_the_query_are_refused(open_index: LateInteractionInde
     with pytest.raises(InputError, match="custom_embedding_strs"):
         retriever.retrieve(QueryBundle(QUERIES[0], custom_embedding_strs=["a passage that nobody wrote"]))
     assert len(retriever.retrieve(QueryBundle(QUERIES[0], custom_embedding_strs=[QUERIES[0]]))) == 2
+
+
+@pytest.mark.parametrize("mode", list(FUSION_MODES))
+async def test_a_passage_found_by_several_searches_is_one_node(
+    open_index: LateInteractionIndex, mode: FUSION_MODES
+) -> None:
+    """Fused with itself, a list keeps its order and names each passage once."""
+    retriever = LateInteractionRetriever(open_index, k=6)
+    alone = [one.node_id for one in retriever.retrieve(QUERIES[0])]
+    fused = QueryFusionRetriever(
+        [retriever, LateInteractionRetriever(open_index, k=6)],
+        llm=MockLLM(),
+        num_queries=1,
+        similarity_top_k=6,
+        mode=mode,
+        use_async=False,
+    )
+    for found in (fused.retrieve(QUERIES[0]), await fused.aretrieve(QUERIES[0])):
+        assert [one.node_id for one in found] == alone
+
+
+def test_ranks_of_a_passage_are_summed_over_searches(open_index: LateInteractionIndex) -> None:
+    both = [LateInteractionRetriever(open_index, k=k) for k in (2, 4)]
+    fused = QueryFusionRetriever(
+        list(both),
+        llm=MockLLM(),
+        num_queries=1,
+        similarity_top_k=9,
+        mode=FUSION_MODES.RECIPROCAL_RANK,
+        use_async=False,
+    )
+    scores = [one.score for one in fused.retrieve(QUERIES[0])]
+    assert scores == pytest.approx([2 / 60, 2 / 61, 1 / 62, 1 / 63])
+
+
+def test_passages_stay_apart_and_follow_their_content(quick_path: Path, encoder: HashedEncoder) -> None:
+    with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
+        retriever = LateInteractionRetriever(index, k=5)
+        index.add([Document("The cat sat.", id=name, title="Cats", source_uri="https://c") for name in ("a", "b")])
+        first, second = retriever.retrieve("cat")
+        assert first.node.hash != second.node.hash
+        hashes = {one.node.ref_doc_id: one.node.hash for one in (first, second)}
+        index.add([Document("The cat sat.", id="a", title="Dogs", source_uri="https://c")])
+        again = {one.node.ref_doc_id: one.node.hash for one in retriever.retrieve("cat")}
+        assert (again["a"] == hashes["a"], again["b"] == hashes["b"]) == (False, True)
+
+
+def test_nodes_serialise_as_text_nodes(open_index: LateInteractionIndex) -> None:
+    (found,) = LateInteractionRetriever(open_index, k=1).retrieve(QUERIES[0])
+    written = found.to_dict()
+    assert written["node"]["class_name"] == "TextNode"
+    assert TextNode.from_dict(written["node"]).to_dict() == found.node.to_dict()
+    for copied in (
+        copy.deepcopy(found.node),
+        pickle.loads(pickle.dumps(found.node)),
+        json_to_doc(doc_to_json(found.node)),
+    ):
+        assert (copied.node_id, copied.metadata) == (found.node_id, found.node.metadata)
 
 
 # ---------------------------------------------------------------- filters
