@@ -35,15 +35,24 @@ _NOTHING: Final[Filter] = {"$not": {}}
 
 
 def to_filter(filters: MetadataFilters | None) -> Filter | None:
-    """The filter that matches the same documents.
+    """The filter that matches the same documents, but for parts of strings.
+
+    `contains`, `any` and `all` look for elements of a list. LlamaIndex's own evaluation also looks for parts of a
+    string; here, a document whose value is a string does not match.
 
     Args:
         filters: With any nesting of and, or, not. None, or one without conditions, asks for nothing.
 
     Raises:
-        InputError: An operator that the index does not know (text_match, text_match_insensitive), or a value of
-            the wrong type; `field` is "filters".
+        InputError: No `MetadataFilters`, an operator that the index does not know (text_match,
+            text_match_insensitive), or a value of the wrong type; `field` is "filters".
     """
+    if filters is not None and not isinstance(filters, MetadataFilters):
+        raise InputError(
+            f"is {type(filters).__name__}",
+            field="filters",
+            remedy="Pass MetadataFilters(filters=[MetadataFilter(key=..., value=...)]).",
+        )
     return None if filters is None or not filters.filters else _group(filters)
 
 

@@ -37,13 +37,13 @@ class LateInteractionRetriever(BaseRetriever):
         k: Nodes wanted; None: the index's default.
         principal: Who asks. Every index that is not open refuses None.
         thread_id: The conversation to recall, and to remember each query in; None: neither.
-        filters: Metadata filters; translated wholly, or refused.
+        filters: Metadata filters; translated wholly, or refused. May be assigned anew.
         budget_ms: Time for each search in milliseconds; None: as the settings say.
         callback_manager: As of every LlamaIndex retriever.
         verbose: As of every LlamaIndex retriever.
 
     Raises:
-        InputError: The filters hold an operator that the index does not know.
+        InputError: The filters are no `MetadataFilters`, or hold an operator that the index does not know.
 
     Example:
         >>> retriever = LateInteractionRetriever(index, k=5, principal=alice)
@@ -69,7 +69,16 @@ class LateInteractionRetriever(BaseRetriever):
         self.thread_id = thread_id
         self.filters = filters
         self.budget_ms = budget_ms
-        self._filter = to_filter(filters)
+
+    @property
+    def filters(self) -> MetadataFilters | None:
+        """What every search is held to."""
+        return self._filters
+
+    @filters.setter
+    def filters(self, filters: MetadataFilters | None) -> None:
+        to_filter(filters)  # what cannot be translated is refused here, and the filters stay as they were
+        self._filters = filters
 
     def as_principal(self, principal: Principal | None) -> LateInteractionRetriever:
         """The same retriever for somebody else; this one stays as it is."""
@@ -95,7 +104,8 @@ class LateInteractionRetriever(BaseRetriever):
             "k": self.k,
             "principal": self.principal,
             "thread_id": self.thread_id,
-            "filter": self._filter,
+            # Translated each time: LlamaIndex's filters can be changed where they stand.
+            "filter": to_filter(self._filters),
             "budget_ms": self.budget_ms,
         }
 

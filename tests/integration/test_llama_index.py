@@ -276,6 +276,17 @@ def test_filters_match_what_llama_indexs_own_stores_match(
     assert filtered(filters) == {name for name in METADATA if matches(name)}
 
 
+@pytest.mark.parametrize(
+    ("operator", "value"),
+    [(FilterOperator.CONTAINS, "ca"), (FilterOperator.ANY, ["cat"]), (FilterOperator.ALL, ["c", "a"])],
+)
+def test_parts_of_strings_are_not_looked_for(
+    filtered: Callable[[MetadataFilters], set[str]], operator: FilterOperator, value: Any
+) -> None:
+    wanted = MetadataFilters(filters=[MetadataFilter(key="word", value=value, operator=operator)])
+    assert filtered(wanted) == set()
+
+
 def test_filters_nest(filtered: Callable[[MetadataFilters], set[str]]) -> None:
     cat = MetadataFilter(key="word", value="cat")
     first = MetadataFilter(key="n", value=1)
@@ -302,6 +313,35 @@ def test_what_cannot_be_translated_is_refused(
     fine = MetadataFilter(key="number", value=1)
     with pytest.raises(InputError, match=r"filters: operator .* on 'word'"):
         LateInteractionRetriever(open_index, filters=MetadataFilters(filters=[fine, wanted]))
+
+
+def test_what_is_no_filters_is_refused(open_index: LateInteractionIndex) -> None:
+    retriever = LateInteractionRetriever(open_index, filters=only("even"))
+    for wrong in ({"parity": "even"}, [MetadataFilter(key="parity", value="even")], "parity"):
+        with pytest.raises(InputError, match=r"filters: is .* Pass MetadataFilters"):
+            LateInteractionRetriever(open_index, filters=wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="filters: is "):
+            retriever.filters = wrong  # type: ignore[assignment]
+    assert parities(retriever) == {"even"}, "a refused assignment changes nothing"
+
+
+def test_filters_may_be_assigned_and_changed(open_index: LateInteractionIndex) -> None:
+    retriever = LateInteractionRetriever(open_index, k=20)
+    assert parities(retriever) == {"even", "odd"}
+    retriever.filters = only("even")
+    assert parities(retriever) == parities(retriever.as_principal(None)) == {"even"}
+    retriever.filters.filters.append(MetadataFilter(key="number", value=4))
+    assert len(retriever.retrieve(QUERIES[0])) == 1
+    retriever.filters = None
+    assert parities(retriever) == {"even", "odd"}
+
+
+def only(parity: str) -> MetadataFilters:
+    return MetadataFilters(filters=[MetadataFilter(key="parity", value=parity)])
+
+
+def parities(retriever: LateInteractionRetriever) -> set[str]:
+    return {one.node.metadata["parity"] for one in retriever.retrieve(QUERIES[0])}
 
 
 # ---------------------------------------------------------------- postprocessor
