@@ -10,7 +10,7 @@ from html import escape, unescape
 from typing import Any, Final
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.memory import BaseMemoryBlock
 
 from lir_agents.engine import LateInteractionIndex
@@ -46,6 +46,8 @@ class LateInteractionMemoryBlock(BaseMemoryBlock[str]):
         >>> memory = Memory.from_defaults(session_id="t1", memory_blocks=[block])
         >>> await agent.run("how many days off do I get?", memory=memory)
     """
+
+    model_config = ConfigDict(extra="forbid")  # a misspelt argument is refused, not ignored
 
     name: str = Field(default="earlier", description="The name of the block.")
     index: LateInteractionIndex = Field(exclude=True, repr=False, description="The open index; shared.")

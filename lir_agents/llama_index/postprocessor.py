@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -36,6 +36,8 @@ class LateInteractionPostprocessor(BaseNodePostprocessor):
         >>> RetrieverQueryEngine.from_args(retriever, node_postprocessors=[LateInteractionPostprocessor(top_n=5)])
     """
 
+    model_config = ConfigDict(extra="forbid")  # a misspelt argument is refused, not ignored
+
     top_n: int | None = Field(default=None, ge=1, description="Nodes kept; None: all.")
     encoder: Any = Field(default=None, exclude=True, description="As in `LateInteractionIndex.open`.")
     metadata_mode: MetadataMode = Field(
@@ -47,6 +49,14 @@ class LateInteractionPostprocessor(BaseNodePostprocessor):
     cache_bytes: int = Field(default=256 << 20, ge=0, description="Bytes of token vectors kept at most.")
 
     _reranker: TextReranker = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, given: Any) -> Any:
+        """LlamaIndex writes the name of the class beside its fields."""
+        if isinstance(given, Mapping) and given.get("class_name") == cls.class_name():
+            return {name: value for name, value in given.items() if name != "class_name"}
+        return given
 
     def model_post_init(self, context: Any, /) -> None:
         """Opens the encoder and the cache."""

@@ -376,6 +376,22 @@ async def test_nodes_are_reranked_and_encoded_once(
     postprocessor.close()
 
 
+def test_a_misspelt_argument_is_refused(encoder: HashedEncoder) -> None:
+    with pytest.raises(ValueError, match="top_k"):
+        LateInteractionPostprocessor(encoder=encoder, top_k=1)  # type: ignore[call-arg]
+
+
+def test_the_postprocessor_comes_back_from_what_llama_index_writes(encoder: HashedEncoder) -> None:
+    kind = LateInteractionPostprocessor
+    written = kind(encoder=encoder, top_n=3)
+    for read in (
+        kind.from_dict(written.to_dict(), encoder=encoder),
+        kind.from_json(written.to_json(), encoder=encoder),
+        kind.model_validate({**written.model_dump(), "encoder": encoder}),
+    ):
+        assert (read.top_n, read.class_name()) == (3, "LateInteractionPostprocessor")
+
+
 # ---------------------------------------------------------------- tools, engines, agents
 
 

@@ -60,6 +60,11 @@ def kept(index: LateInteractionIndex, thread: str = "t1") -> list[tuple[str, str
     return [(entry.kind, entry.text) for entry in entries]
 
 
+def test_a_misspelt_argument_is_refused(index: LateInteractionIndex) -> None:
+    with pytest.raises(ValueError, match="princpal"):
+        LateInteractionMemoryBlock(index=index, princpal=ALICE)  # type: ignore[call-arg]
+
+
 async def test_everything_said_is_kept_once_and_steers_the_next_search(index: LateInteractionIndex) -> None:
     block = LateInteractionMemoryBlock(index=index, principal=ALICE, thread_id="t1")
     memory = Memory.from_defaults(session_id="s", memory_blocks=[block])
