@@ -3,8 +3,9 @@
 # No `from __future__ import annotations` here: LlamaIndex recognises `Context` by the annotation itself and would
 # not see it in a string.
 
-from typing import Any
+from typing import Any, Final
 
+from llama_index.core.bridge.pydantic import TypeAdapter, ValidationError
 from llama_index.core.tools.function_tool import FunctionTool
 from llama_index.core.tools.tool_spec.base import BaseToolSpec
 from llama_index.core.workflow import Context
@@ -16,6 +17,8 @@ from lir_agents.graph.quote import quote
 from lir_agents.types import Principal
 
 __all__ = ["LateInteractionToolSpec"]
+
+_NUMBER: Final = TypeAdapter(int)
 
 
 class LateInteractionToolSpec(BaseToolSpec):
@@ -96,9 +99,17 @@ class LateInteractionToolSpec(BaseToolSpec):
 
     def _asked(self, k: int | None, principal: Principal | None) -> dict[str, Any]:
         return {
-            "k": self.k if k is None else k,
+            "k": self.k if k is None else _number(k),
             "principal": principal,
             "thread_id": self.thread_id,
             # The query is the model's wording. The conversation steers it, and is not told it as the user's turn.
             "remember": False,
         }
+
+
+def _number(written: Any) -> Any:
+    """A number as a model wrote it ("3", 3.0), which LlamaIndex hands on unread; what is none is refused later."""
+    try:
+        return _NUMBER.validate_python(written)
+    except ValidationError:
+        return written

@@ -412,6 +412,15 @@ async def test_the_query_reaches_the_index_word_for_word(quick_path: Path, encod
         assert tool.call(query=QUERIES[0], k=1).content.count("<passage id=") == 1
 
 
+async def test_a_number_counts_as_the_model_wrote_it(open_index: LateInteractionIndex) -> None:
+    (tool,) = LateInteractionToolSpec(open_index).to_tool_list()
+    for number in (3, "3", 3.0):
+        assert (await tool.acall(query=QUERIES[0], k=number)).content.count("<passage id=") == 3
+    for nonsense in ("three", "0", 2.5, []):
+        with pytest.raises(InputError, match="k: is"):
+            await tool.acall(query=QUERIES[0], k=nonsense)
+
+
 async def test_query_engine_over_retriever_and_postprocessor(
     open_index: LateInteractionIndex, encoder: HashedEncoder
 ) -> None:
