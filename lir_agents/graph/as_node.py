@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, convert_to_messages
 from langchain_core.runnables import RunnableLambda
 from langgraph.runtime import get_runtime
 
@@ -18,7 +18,11 @@ from lir_agents.types import Filter, Turn
 
 __all__ = ["retrieval_node"]
 
-_ROLES: Final[Mapping[type[BaseMessage], Any]] = {HumanMessage: "user", AIMessage: "assistant", ToolMessage: "tool"}
+_ROLES: Final[Sequence[tuple[type[BaseMessage], Any]]] = (
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (ToolMessage, "tool"),
+)
 
 
 def retrieval_node(
@@ -35,8 +39,8 @@ def retrieval_node(
 
     Who asks, in which conversation and with how much time comes from the run: its context (a `RetrievalContext`, or
     any object or mapping with these fields), or the user whom a LangGraph server authenticated. Where the run names
-    no conversation, the messages of the state are what was said before. Of a checkpoint only the documents become
-    part.
+    no conversation, the messages of the state are what was said before: those before the user's last one, or all,
+    where a model has answered that one and the question is another. Of a checkpoint only the documents become part.
 
     Args:
         index: An open `LateInteractionIndex`; shared, never closed by the node.
@@ -61,12 +65,13 @@ def retrieval_node(
     def given(state: Any) -> tuple[dict[str, Any], RetrievalContext]:
         with refusals_recorded(index.rooms, None):
             context = RetrievalContext.of_run(get_runtime())
-        messages = _read(state, "messages") or []
-        asked: dict[str, Any] = {"query": _question(state, query, messages), "k": k, "filter": filter}
+        messages = _messages(state)
+        question = _question(state, query, messages)
+        asked: dict[str, Any] = {"query": question, "k": k, "filter": filter}
         if tools:
-            asked["messages"] = list(messages)
+            asked["messages"] = messages
         if context.thread_id is None:
-            asked["history"] = _said_before(messages)
+            asked["history"] = _said_before(messages, question)
         return {name: value for name, value in asked.items() if value is not None}, context
 
     def retrieve(state: Any) -> dict[str, Any]:
@@ -84,7 +89,25 @@ def _read(state: Any, name: str) -> Any:
     return state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
 
 
-def _question(state: Any, query: str | Callable[[Any], str], messages: Sequence[AnyMessage]) -> str:
+def _messages(state: Any) -> list[BaseMessage]:
+    """The messages of the state, in any form that LangChain takes for one."""
+    given = _read(state, "messages") or []
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    return [_message(one, position) for position, one in enumerate(given if several else [given])]
+
+
+def _message(given: Any, position: int) -> BaseMessage:
+    try:
+        return convert_to_messages([given])[0]
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"is no message but {type(given).__name__}",
+            field=f"messages[{position}]",
+            remedy='Write LangChain messages, or {"role": "user", "content": "..."}.',
+        ) from error
+
+
+def _question(state: Any, query: str | Callable[[Any], str], messages: Sequence[BaseMessage]) -> str:
     if callable(query):
         return query(state)
     asked = _read(state, query)
@@ -99,8 +122,21 @@ def _question(state: Any, query: str | Callable[[Any], str], messages: Sequence[
     return str(asked)
 
 
-def _said_before(messages: Sequence[AnyMessage]) -> list[Turn]:
-    """What was said before the user's last message; after it, a model has at most asked for tools."""
-    last = max((at for at, one in enumerate(messages) if isinstance(one, HumanMessage)), default=0)
-    turns = ((_ROLES.get(type(one)), one.text.strip()) for one in messages[:last])
+def _said_before(messages: Sequence[BaseMessage], question: Any) -> list[Turn]:
+    """What was said before the question: it is, or rewords, the user's last message, unless that was answered."""
+    last = max((at for at, one in enumerate(messages) if isinstance(one, HumanMessage)), default=-1)
+    asks = last >= 0 and messages[last].text.strip() == str(question).strip()
+    answered = any(isinstance(one, AIMessage) and _answers(one) for one in messages[last + 1 :])
+    before = messages if answered and not asks else messages[: max(last, 0)]
+    turns = ((_role(one), one.text.strip()) for one in before)
     return [Turn(role, text) for role, text in turns if role and text]
+
+
+def _answers(message: AIMessage) -> bool:
+    """Whether a model was done; one that asks for tools is not."""
+    return bool(message.text.strip()) and not message.tool_calls and not message.invalid_tool_calls
+
+
+def _role(message: BaseMessage) -> Any:
+    # A streamed chunk of a message is one, too.
+    return next((role for kind, role in _ROLES if isinstance(message, kind)), None)

@@ -11,13 +11,13 @@ from typing import Any, TypedDict
 
 import pytest
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from lir_agents import AccessDenied, InputError, LateInteractionIndex, Principal, ToolBinding
+from lir_agents import AccessDenied, InputError, LateInteractionIndex, Principal, ToolBinding, Turn
 from lir_agents.graph import RetrievalContext, build_graph, retrieval_node
 from lir_agents.langchain import LateInteractionRetriever, LateInteractionSearchTool
 from tests.doors import ALICE, BOB, QUERIES, documents, readers
@@ -97,8 +97,6 @@ async def test_states_of_other_shapes(open_index: LateInteractionIndex, mode: st
 
 @both
 async def test_what_was_said_before_steers_the_search(quick_path: Path, encoder: HashedEncoder, mode: str) -> None:
-    from lir_agents import Turn
-
     talk = [HumanMessage(QUERIES[3]), AIMessage("Which server, and which version?"), HumanMessage("of the table")]
     with LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder) as index:
         index.add(documents())
@@ -111,6 +109,70 @@ async def test_what_was_said_before_steers_the_search(quick_path: Path, encoder:
         # with a conversation named, its memory is what was said, and nothing is told twice
         await ask(graph, mode, {"messages": talk}, context=RetrievalContext(thread_id="t1"))
         assert "of the table" in str(index.memory.recall(None, "t1", set))
+
+
+TALK = [HumanMessage(QUERIES[3]), AIMessage("Which server, and which version?")]
+TOLD = [Turn("user", QUERIES[3]), Turn("assistant", "Which server, and which version?")]
+ASKING = AIMessage("Let me look.", tool_calls=[{"name": "clock", "args": {}, "id": "c", "type": "tool_call"}])
+AS_DICTS = [{"role": "user", "content": TOLD[0].text}, {"role": "assistant", "content": TOLD[1].text}]
+
+
+class Loose(TypedDict, total=False):
+    """Messages as the caller wrote them: no reducer makes LangChain's of them."""
+
+    query: str
+    messages: Any
+    documents: list[Document]
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        pytest.param(TALK, TOLD, id="earlier turns"),
+        pytest.param([*TALK, HumanMessage("of the table")], TOLD, id="with the question"),
+        pytest.param([*TALK, HumanMessage("And that one?")], TOLD, id="with the question in other words"),
+        pytest.param([*TALK, HumanMessage("And that one?"), ASKING], TOLD, id="the question, and a call for tools"),
+        pytest.param(
+            [*TALK, HumanMessage("of the table"), AIMessage("22, I think.")], TOLD, id="the question, and a draft"
+        ),
+        pytest.param([HumanMessage(QUERIES[3]), ASKING], [], id="a call for tools is no answer"),
+        pytest.param([HumanMessage(QUERIES[3])], [], id="nothing was answered"),
+        pytest.param(
+            [AIMessage("Ask me about servers.")], [Turn("assistant", "Ask me about servers.")], id="greeted"
+        ),
+        pytest.param([TALK[0], AIMessageChunk(TOLD[1].text)], TOLD, id="streamed"),
+        pytest.param(AS_DICTS, TOLD, id="dicts"),
+        pytest.param(
+            [AS_DICTS[0], TALK[1], {"role": "user", "content": "of the table"}], TOLD, id="dicts among them"
+        ),
+        pytest.param([("user", TOLD[0].text), ("ai", TOLD[1].text)], TOLD, id="pairs"),
+    ],
+)
+@pytest.mark.parametrize("asked_by", ["key", "callable"])
+def test_a_question_of_its_own_stands_in_the_light_of_the_messages(
+    open_index: LateInteractionIndex, messages: list[Any], told: list[Turn], asked_by: str
+) -> None:
+    query: Any = "query" if asked_by == "key" else lambda state: "of the table"
+    graph = around(retrieval_node(open_index, k=10, query=query), Loose)
+    found = graph.invoke({"query": "of the table", "messages": messages})["documents"]
+    alike = open_index.search("of the table", k=10, history=told)
+    assert [one.metadata["lir"]["breakdown"] for one in found] == [dict(hit.breakdown) for hit in alike]
+
+
+def test_what_is_no_message_is_refused(open_index: LateInteractionIndex) -> None:
+    graph = around(retrieval_node(open_index), Loose)
+    fine = HumanMessage("of the table")
+    for at, wrong in (
+        (0, [{"text": "of the table"}]),
+        (0, [7]),
+        (0, 7),
+        (1, [fine, {"role": "user"}]),
+        (1, (fine, 7)),
+    ):
+        with pytest.raises(InputError, match=rf"messages\[{at}\]: is no message"):
+            graph.invoke({"query": "of the table", "messages": wrong})
+    for one in ("of the table", {"role": "user", "content": "of the table"}, HumanMessage("of the table")):
+        assert names(graph.invoke({"messages": one})["documents"]) == expected(open_index, "of the table")
 
 
 @both
