@@ -11,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from lir_agents.errors import InputError
-from lir_agents.graph.attempt import Attempt
+from lir_agents.graph.attempt import Attempt, Underway
 from lir_agents.graph.batch import TOGETHER, sharing
 from lir_agents.graph.conduct import Conducted
 from lir_agents.graph.context import RetrievalContext
@@ -38,7 +38,8 @@ def build_graph(
 
     Returns:
         A `StateGraph` with `context_schema=RetrievalContext`; input ``{"query": ...}``, output
-        ``{"documents": [...], "result": SearchResult}``. Compile it, or add it to a graph of your own.
+        ``{"documents": [...], "result": SearchResult}``. Compile it, or add it to a graph of your own. A search
+        that was interrupted or failed cannot be resumed: no checkpoint keeps anything of it.
     """
     nodes = Nodes(index, tools=tools, store=store)
     graph: StateGraph[SearchState, RetrievalContext, SearchInput, SearchOutput] = StateGraph(
@@ -55,7 +56,7 @@ def build_graph(
 def _node(nodes: Nodes, name: str) -> Callable[..., dict[str, Any]]:
     def node(state: SearchState, config: RunnableConfig, runtime: Runtime[RetrievalContext]) -> dict[str, Any]:
         run, made = Run(runtime, config), dict[str, Any]()
-        underway = state["underway"] if name != "authorize" else nodes.underway(run)
+        underway = nodes.underway(run) if name == "authorize" else _underway(state)
 
         def take(step: str, attempt: Attempt) -> dict[str, Any]:
             return nodes.step(step, state, run, attempt)
@@ -66,6 +67,18 @@ def _node(nodes: Nodes, name: str) -> Callable[..., dict[str, Any]]:
         return {**made, "underway": underway} if name == "authorize" else made
 
     return node
+
+
+def _underway(state: SearchState) -> Underway:
+    """What is known of the search, of which no checkpoint keeps anything: who asks may not be who asked."""
+    underway = state.get("underway")
+    if underway is None:
+        raise InputError(
+            "went with the search that was interrupted or failed: nothing of one is kept in a checkpoint",
+            field="query",
+            remedy="Do not resume the graph; invoke it again with the query.",
+        )
+    return underway
 
 
 def search(

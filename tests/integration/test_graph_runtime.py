@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypedDict
+from unittest.mock import Mock
 
 import pytest
 from langchain_core.documents import Document as LangChainDocument
@@ -17,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
 from lir_agents import Document, LateInteractionIndex, Principal, ToolBinding, ToolSignal, Turn
-from lir_agents.errors import AccessDenied, InputError
+from lir_agents.errors import AccessDenied, InputError, StoreError
 from lir_agents.graph.build import build_graph
 from lir_agents.graph.context import RetrievalContext
 from lir_agents.types import SearchResult
@@ -277,6 +278,33 @@ def test_nothing_inner_reaches_a_checkpoint_under_strict_msgpack(quick_path):
     assert done.stdout.strip() == "plain"
     assert "unregistered" not in done.stderr.lower()
     assert "blocked" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("step", ["memory", "tools", "first_stage", "rerank", "record"])
+async def test_an_interrupted_search_is_asked_again_and_not_resumed(index, step):
+    graph = build_graph(index).compile(checkpointer=InMemorySaver(), interrupt_before=[step])
+    config: Any = {"configurable": {"thread_id": "1"}}
+    alice = RetrievalContext(Principal("alice", groups=["group:staff"]))
+    assert not graph.invoke({"query": "vpn"}, config, context=alice)
+    for context in (alice, RetrievalContext()):
+        with pytest.raises(InputError, match="invoke it again with the query"):
+            graph.invoke(None, config, context=context)
+        with pytest.raises(InputError, match="invoke it again with the query"):
+            await graph.ainvoke(None, config, context=context)
+
+
+def test_a_failed_search_is_asked_again_and_not_resumed(index, monkeypatch):
+    graph = build_graph(index).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    alice = RetrievalContext(Principal("alice", groups=["group:staff"]))
+    failure = StoreError("no space left", store="audit", operation="append")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index.audit), "append_many", Mock(side_effect=failure))
+        with pytest.raises(StoreError):
+            graph.invoke({"query": "vpn"}, config, context=alice)
+    with pytest.raises(InputError, match="nothing of one is kept"):
+        graph.invoke(None, config, context=alice)
+    assert graph.invoke({"query": "vpn"}, config, context=alice)["result"].event_id
 
 
 def test_a_store_of_the_graphs_own_is_used_and_kept_apart(index):
