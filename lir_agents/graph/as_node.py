@@ -42,6 +42,10 @@ def retrieval_node(
     no conversation, the messages of the state are what was said before: those before the user's last one, or all,
     where a model has answered that one and the question is another. Of a checkpoint only the documents become part.
 
+    The node must not be cached (`cache_policy` of `add_node`, or of `set_node_defaults` for all nodes). LangGraph
+    keeps a result by the state alone, of which who asks is no part, and gives it out again without calling the
+    node: one principal's passages to another, neither authorised nor recorded.
+
     Args:
         index: An open `LateInteractionIndex`; shared, never closed by the node.
         k: Passages wanted; None: the index's default.

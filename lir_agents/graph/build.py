@@ -38,8 +38,9 @@ def build_graph(
 
     Returns:
         A `StateGraph` with `context_schema=RetrievalContext`; input ``{"query": ...}``, output
-        ``{"documents": [...], "result": SearchResult}``. Compile it, or add it to a graph of your own. A search
-        that was interrupted or failed cannot be resumed: no checkpoint keeps anything of it.
+        ``{"documents": [...], "result": SearchResult}``. Compile it, or add it to a graph of your own, as
+        a node that is not cached (see `retrieval_node`). A search that was interrupted or failed cannot be resumed:
+        no checkpoint keeps anything of it.
     """
     nodes = Nodes(index, tools=tools, store=store)
     graph: StateGraph[SearchState, RetrievalContext, SearchInput, SearchOutput] = StateGraph(
