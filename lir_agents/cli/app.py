@@ -174,7 +174,10 @@ def eval_(
     index: Annotated[
         Path | None,
         typer.Option(
-            "--index", metavar="DIR", help="Keep the index here, and reuse it; a temporary one if left out."
+            "--index",
+            metavar="DIR",
+            help="Keep the index here; the next time, only what changed in the corpus is indexed. A temporary one "
+            "if left out.",
         ),
     ] = None,
     as_json: Annotated[

@@ -21,6 +21,7 @@ __all__ = [
     "REFUSED",
     "USAGE",
     "committed",
+    "counted",
     "emit_json",
     "err",
     "out",
@@ -34,9 +35,12 @@ _LINE_EVERY_S = 5.0
 """Seconds between progress lines where there is no terminal."""
 
 
-def out() -> Console:
-    """Standard output, for what was asked for."""
-    return Console(highlight=False)
+def out(*, width: int = 0) -> Console:
+    """Standard output, for what was asked for. A file or a pipe is as wide as it needs to be: at least `width`."""
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = max(screen.width, width)
+    return screen
 
 
 def err() -> Console:
@@ -53,6 +57,11 @@ def emit_json(document: Any) -> None:
         text = json.dumps(document, indent=2, allow_nan=False)  # escapes, which read back the same
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, in words: `1 hit`, `1,200 hits`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def exit_code(error: LirError) -> int:

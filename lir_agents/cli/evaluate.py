@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,23 +46,24 @@ def run(plan: Plan, index_dir: Path | None, *, json_file: str | None) -> int:
     dataset = Dataset.load(plan.dataset, plan.split).limit(plan.limit)
     for note in dataset.notes:
         console.err().print(Text(f"note: {note}", style="yellow"))
+    file = None if json_file in (None, "-") else Path(json_file)
+    if file is not None:
+        _check_writable(file)
     with _directory(index_dir) as directory:
         experiment = _measure(plan, systems, dataset, directory)
     if json_file == "-":
         console.emit_json(experiment.to_json())
         return console.DONE
     _print_table(experiment, BASELINES)
-    if json_file is not None:
-        _write(Path(json_file), experiment)
+    if file is not None:
+        _write(file, experiment)
     return console.DONE
 
 
 def _print_table(experiment: Experiment, baselines: tuple[str, ...]) -> None:
     from lir_agents.cli.scoreboard import WIDTH, scoreboard
 
-    screen = console.out()
-    if not screen.is_terminal:  # a file or a pipe is as wide as it needs to be
-        screen.width = max(screen.width, WIDTH)
+    screen = console.out(width=WIDTH)
     screen.print(scoreboard(experiment, baselines, width=screen.width))
 
 
@@ -108,24 +111,68 @@ def _switches(plan: Plan) -> dict[str, str]:
 
 
 def _fill(index: LateInteractionIndex, dataset: Dataset) -> None:
-    """Adds the corpus unless the index already holds as many documents as the corpus has texts."""
-    with_text = sum(1 for document in dataset.documents() if document.text.strip())
-    if index.stats()["documents"] >= with_text:
-        return
-    with console.progress("indexing", unit="documents", total=with_text) as advance:
+    """Brings the index to the corpus as it is now; what is unchanged is not encoded again.
+
+    Raises:
+        InputError: It holds something else than the corpus, which would be measured along with it.
+    """
+    with_text = {document.id for document in dataset.documents() if document.text.strip()}
+    held = _held(index)
+    _refuse_others(index, held - with_text, "which have no text in the corpus")  # before anything is mixed into it
+    with console.progress("indexing", unit="documents", total=len(with_text)) as advance:
         report = index.add(dataset.documents(), progress=console.committed(advance))
     if report.failed:
         first = report.failed[0]
         note = f"note: {len(report.failed)} documents were left out; {first.id}: {first.reason}"
         console.err().print(Text(console.printable(note), style="yellow"))
+    left = held & {failure.id for failure in report.failed}
+    _refuse_others(index, left, "which the corpus has in another version that could not be added")
+
+
+def _held(index: LateInteractionIndex) -> set[str]:
+    """Ids of what is current in the index, whoever may read it."""
+    held: set[str] = set()
+    for change in index.rooms.catalog.changes(0):
+        (held.discard if change.kind == "retired" else held.add)(change.document_id)
+    return held
+
+
+def _refuse_others(index: LateInteractionIndex, ids: set[str], what: str) -> None:
+    from lir_agents.errors import InputError
+
+    if ids:
+        raise InputError(
+            f"{index.path} holds {console.counted(len(ids), 'document')} {what}, e.g. {min(ids)}",
+            field="index",
+            remedy="Name another directory, or leave --index out for a temporary one.",
+        )
+
+
+def _check_writable(path: Path) -> None:
+    """Says what is wrong with a file's place before an evaluation that may take hours, not after it."""
+    with _refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, strerror(EISDIR))
+        if path.exists() and not path.is_file():
+            return  # a pipe: whoever reads it would see it end
+        was_there = path.exists()
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
 
 
 def _write(path: Path, experiment: Experiment) -> None:
+    with _refusals(path):
+        path.write_text(json.dumps(experiment.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
     from lir_agents.errors import InputError
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(experiment.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        yield
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror})", field="json", remedy="Name another file."

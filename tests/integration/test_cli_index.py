@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from lir_agents import AccessDenied, Document, LateInteractionIndex, Principal
+from lir_agents import AccessDenied, Document, InputError, LateInteractionIndex, Principal
 from lir_agents.cli import main
 from lir_agents.encoding.transformer import choose_forward
 from lir_agents.native.library import paths
@@ -428,7 +428,6 @@ def test_eval_prints_a_table_and_writes_the_documented_json(
 ) -> None:
     code, shown, err = lir("eval", dataset, "--index", collection, "--json", tmp_path / "out" / "result.json")
     assert code == 0, err
-    assert "indexing" not in err
     for piece in ("firm", "nDCG@10", "bm25", "dense", "hybrid", "maxsim", "lir", "leaks", "p95 ms", "p="):
         assert piece in shown
     written = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -462,6 +461,90 @@ def test_eval_indexes_into_a_temporary_directory_by_itself(
     assert "indexing: 6 documents" in err
     assert list(json.loads(shown)["systems"]["bm25"]["per_query"]) == ["q1"]
     assert list(tmp_path.iterdir()) == []
+
+
+def write_collection(root: Path, texts: dict[str, str]) -> Path:
+    """A collection with one query, about soup, that d1 answers."""
+    (root / "qrels").mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    (root / "corpus.jsonl").write_text("\n".join(lines))
+    (root / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "soup at noon"}))
+    (root / "qrels/dev.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    return root
+
+
+def test_eval_measures_the_corpus_as_it_is_now(lir: Lir, tmp_path: Path) -> None:
+    def score() -> float:
+        code, shown, err = lir(
+            *("eval", tmp_path / "set", "--systems", "bm25", "--index", tmp_path / "i", "--json", "-")
+        )
+        assert code == 0, err
+        return float(json.loads(shown)["systems"]["bm25"]["MRR@10"])
+
+    write_collection(tmp_path / "set", {"d1": "The canteen serves soup at noon.", "d2": "Park behind the house."})
+    assert score() == 1.0
+    write_collection(tmp_path / "set", {"d1": "Park behind the house.", "d2": "The canteen serves soup at noon."})
+    assert score() < 1.0
+    write_collection(tmp_path / "set", {"d1": "The canteen serves soup at noon.", "d2": "Park.", "d3": "Sing."})
+    assert score() == 1.0
+    before = json.loads(lir("stats", "--index", tmp_path / "i", "--json")[1])
+    assert score() == 1.0
+    after = json.loads(lir("stats", "--index", tmp_path / "i", "--json")[1])
+    assert before["documents"] == 3
+    assert (after["epoch"], after["versions"]) == (before["epoch"], before["versions"]), "nothing was added again"
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_eval_refuses_an_index_that_holds_something_else(lir: Lir, tmp_path: Path, emptied: bool) -> None:
+    one = write_collection(tmp_path / "one", {"d1": "Soup at noon.", "d2": "Park behind the house."})
+    other = write_collection(
+        tmp_path / "other", {"d1": "Soup.", "d2": " "} if emptied else {"d1": "Soup.", "d3": "x"}
+    )
+    assert lir("eval", one, "--systems", "bm25", "--index", tmp_path / "i")[0] == 0
+    code, shown, err = lir("eval", other, "--systems", "bm25", "--index", tmp_path / "i")
+    assert (code, shown) == (2, "")
+    assert "holds 1 document which" in err
+    assert "d2" in err
+    assert "temporary" in err
+    held = json.loads(lir("search", "soup", "--index", tmp_path / "i", "--json")[1])["hits"]
+    assert {hit["document_id"]: hit["version"] for hit in held} == {"d1": 1, "d2": 1}, "nothing was mixed into it"
+
+
+def test_eval_refuses_an_index_whose_document_could_not_be_brought_up_to_date(lir: Lir, tmp_path: Path) -> None:
+    made = write_collection(tmp_path / "set", {"d1": "Soup at noon.", "d2": "Park behind the house."})
+    assert lir("eval", made, "--systems", "bm25", "--index", tmp_path / "i")[0] == 0
+    bad = {"_id": "d1", "text": "Soup in the evening.", "title": "t" * 100_000}
+    (made / "corpus.jsonl").write_text(json.dumps(bad) + '\n{"_id": "d2", "text": "Park behind the house."}\n')
+    code, shown, err = lir("eval", made, "--systems", "bm25", "--index", tmp_path / "i")
+    assert (code, shown) == (2, "")
+    assert "could not be added, e.g. d1" in err
+
+
+def test_eval_says_before_it_begins_that_it_cannot_write(
+    lir: Lir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lir_agents.cli.evaluate._measure", lambda *_: pytest.fail("it measured"))
+    made = write_collection(tmp_path / "set", {"d1": "Soup at noon."})
+    (tmp_path / "file").write_text("")
+    for name in ("set", "file/result.json"):
+        code, shown, err = lir("eval", made, "--json", tmp_path / name)
+        assert (code, shown) == (2, "")
+        assert "cannot be written" in err
+
+
+def test_eval_that_fails_leaves_an_earlier_result_as_it_was(
+    lir: Lir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("is not there", field="model")
+
+    monkeypatch.setattr("lir_agents.cli.evaluate._measure", fail)
+    made = write_collection(tmp_path / "set", {"d1": "Soup at noon."})
+    (tmp_path / "earlier.json").write_text("{}")
+    for name in ("earlier.json", "new.json"):
+        assert lir("eval", made, "--json", tmp_path / name)[0] == 2
+    assert (tmp_path / "earlier.json").read_text() == "{}"
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_a_narrow_screen_gets_fewer_metrics_and_whole_ones() -> None:
