@@ -29,12 +29,13 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
         StoreError: It can be neither read nor written.
     """
     try:
-        if not path.exists():
+        there = path.exists()
+        if not there:
             _create(path)
-        _refuse_open_mode(path)
         data = path.read_bytes()
+        _refuse_open_mode(path)
     except OSError as error:
-        raise StoreError(str(error), store="audit", operation="key") from error
+        raise _out_of_reach(path, error) if there else _not_made(path, error) from error
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -54,7 +55,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except OSError as error:
-        raise StoreError(str(error), store="audit", operation="key") from error
+        raise _out_of_reach(path, error) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _no_key(path) from error
     if not isinstance(key, Ed25519PublicKey):
@@ -72,7 +73,7 @@ def load_verifying_key(path: Path) -> Ed25519PublicKey:
     try:
         signing = b"PRIVATE KEY" in path.read_bytes()
     except OSError as error:
-        raise StoreError(str(error), store="audit", operation="key") from error
+        raise _out_of_reach(path, error) from error
     return load_or_create_key(path).public_key() if signing else load_public_key(path)
 
 
@@ -106,6 +107,24 @@ def _refuse_open_mode(path: Path) -> None:
             setting="audit key",
             remedy=f"Run: chmod 600 {path}",
         )
+
+
+def _out_of_reach(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be read ({error.strerror or error})",
+        store="audit",
+        operation="key",
+        remedy="Check that it is there and that this user may read it, or name another file.",
+    )
+
+
+def _not_made(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path} cannot be made ({error.strerror or error})",
+        store="audit",
+        operation="key",
+        remedy="Name a file in a directory that is there and that this user may write to.",
+    )
 
 
 def _no_key(path: Path) -> ConfigError:

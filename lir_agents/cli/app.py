@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from lir_agents.cli.audit_app import audit
-from lir_agents.cli.options import AsJson, IndexDir, Switch, examples
+from lir_agents.cli.options import AsJson, IndexDir, Switch, examples, flow_help
 
 __all__ = ["app"]
 
@@ -242,3 +242,6 @@ def doctor(
     if repair and index is None:
         raise typer.BadParameter("--repair needs --index DIR.")
     raise typer.Exit(command.doctor(index, repair=repair, as_json=as_json))
+
+
+flow_help(app)

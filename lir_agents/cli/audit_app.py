@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lir_agents.cli.options import AsJson, IndexDir, examples
+from lir_agents.cli.options import AsJson, IndexDir, examples, flow_help
 
 __all__ = ["audit"]
 
@@ -42,7 +42,7 @@ def audit_log(
     raise typer.Exit(command.log(index, number, as_json=as_json))
 
 
-@audit.command("show", epilog=examples("lir audit show 01J9Z… --index notes.lir"))
+@audit.command("show", epilog=examples("lir audit show 8f1c… --index notes.lir"))
 def audit_show(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="An event's id.", show_default=False)],
     index: IndexDir,
@@ -144,3 +144,6 @@ def audit_export(index: IndexDir) -> None:
     from lir_agents.cli import audit as command
 
     raise typer.Exit(command.export(index))
+
+
+flow_help(audit)

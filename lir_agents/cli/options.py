@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from lir_agents.types import Principal
 
-__all__ = ["AsJson", "IndexDir", "Switch", "examples", "names", "principal"]
+__all__ = ["AsJson", "IndexDir", "Switch", "examples", "flow_help", "names", "principal"]
 
 
 class Switch(StrEnum):
@@ -34,6 +35,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 def examples(*lines: str) -> str:
     """The last part of a command's help: lines that can be typed as they stand."""
     return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def flow_help(app: typer.Typer) -> None:
+    """Has the help of an app's commands broken where the screen ends, not where the source breaks its lines."""
+    for command in app.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def names(value: str | None) -> list[str]:

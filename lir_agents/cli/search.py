@@ -60,12 +60,18 @@ def _filter(text: str | None) -> Mapping[str, Any] | None:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"is not JSON ({error.msg} at column {error.colno})", field="filter", remedy='Write {"key": "value"}.'
-        ) from error
+        raise _no_filter(f"is not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise _no_filter("is nested too deep") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise _no_filter("holds a number that is too long") from error
     if not isinstance(value, dict):
-        raise InputError("is not a JSON object", field="filter", remedy='Write {"key": "value"}.')
+        raise _no_filter("is not a JSON object")
     return value
+
+
+def _no_filter(what: str) -> InputError:
+    return InputError(what, field="filter", remedy='Write {"key": "value"}.')
 
 
 def _show(result: SearchResult, *, explain: bool) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "doctor", "stats"]
 
+_WIDTH = 68
+"""Columns of text that the whole table of latencies takes; narrower screens get fewer figures, each of them whole.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -66,16 +70,22 @@ def _backend(name: str | None) -> str:
 
 
 def _print_searches(searched: Mapping[str, Any]) -> None:
+    screen = console.out(width=_WIDTH)
+    wide = screen.width >= _WIDTH
+    percents = ("p50", "p95", "p99") if wide else ("p50", "p99")
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(f"the last {searched['searches']:,} searches")
-    for name in ("p50 ms", "p95 ms", "p99 ms", "searches"):
-        table.add_column(name, justify="right")
+    count = searched["searches"]
+    table.add_column("the last search" if count == 1 else f"the last {count:,} searches", overflow="fold")
+    for name in (*(f"{percent} ms" for percent in percents), *(("searches",) if wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage, taken in {**searched["stages_ms"], "whole, until recorded": searched["whole_ms"]}.items():
-        figures = [f"{taken[name]:,.1f}" for name in ("p50", "p95", "p99")]
-        table.add_row(Text(printable(stage), style="bold"), *figures, f"{taken['count']:,}")
-    console.out().print(table)
+        figures = [f"{taken[percent]:,.1f}" for percent in percents]
+        if wide:
+            figures.append(f"{taken['count']:,}")
+        table.add_row(Text(printable(stage), style="bold"), *figures)
+    screen.print(table)
     missed = [
-        f"{stage} {status.replace('_', ' ')} {count:,} times"
+        f"{stage} {status.replace('_', ' ')} {console.counted(count, 'time')}"
         for stage, counts in searched["fallbacks"].items()
         for status, count in counts.items()
     ]

@@ -139,7 +139,8 @@ def _principal(value: Any) -> Principal | None:
 def _text(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
-    raise InputError(f"is {value!r}", field="thread_id", remedy="Pass a non-empty string, or None.")
+    remedy = "Name a conversation by a string that is not empty, or leave it out."
+    raise InputError(f"is {value!r}", field="thread_id", remedy=remedy)
 
 
 def _milliseconds(value: Any) -> float | None:

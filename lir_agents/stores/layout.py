@@ -95,7 +95,7 @@ class IndexLayout:
             raise InputError(
                 f"{self.path} holds no index",
                 field="path",
-                remedy="Ingest something first, or open with create=True.",
+                remedy="Ingest something first, or name the directory of an index.",
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

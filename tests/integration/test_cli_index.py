@@ -184,6 +184,13 @@ def test_an_empty_query_is_wrong_usage(lir: Lir, index: Path, query: str) -> Non
     assert "query" in err
 
 
+def test_a_conversation_without_a_name_is_wrong_usage(lir: Lir, index: Path) -> None:
+    code, shown, err = lir("search", "soup", "--index", index, "--thread", "")
+    assert (code, shown) == (2, "")
+    assert "leave it out" in err
+    assert "None" not in err
+
+
 def test_who_asks_decides_what_surfaces(lir: Lir, governed: Path) -> None:
     asked = ("search", "days of leave", "--index", governed, "--json", "--as")
     assert len(json.loads(lir(*asked, "bob,group:hr")[1])["hits"]) == 1
@@ -243,7 +250,7 @@ def test_stats_tell_how_long_searches_took_beside_the_process_that_makes_them(li
         assert whole["p50"] >= told["stages_ms"]["first_stage"]["p50"]
         code, shown, _ = lir("stats", "--index", path, "--last", 1)
         assert code == 0
-        for piece in ("the last 1 searches", "rerank", "p99 ms", "memory failed 1 times"):
+        for piece in ("the last search", "rerank", "p99 ms", "memory failed 1 time."):
             assert piece in shown
     assert json.loads(lir("stats", "--index", path, "--json")[1])["latency"]["searches"] == 6
 

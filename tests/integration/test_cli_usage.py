@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.models import CommandInfo
+
+from lir_agents.cli.app import app
+from lir_agents.cli.audit_app import audit
 
 COMMANDS = ["demo", "ingest", "search", "eval", "stats", "doctor", "audit"]
 AUDIT_COMMANDS = ["log", "show", "verify", "checkpoint", "key", "export"]
@@ -88,6 +93,71 @@ def test_wrong_usage_ends_with_2_and_says_why(
     assert shown.out == ""
     assert shown.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deep"),
+        ('{"a":' + "1" * 5_000 + "}", "too long"),
+    ],
+    ids=["deep", "long"],
+)
+def test_a_filter_that_cannot_be_read_is_wrong_usage(
+    value: str, why: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from lir_agents.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["search", "question", "--index", str(tmp_path / "x"), "--filter", value])
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert why in shown
+    assert len(shown) < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["search", "question", "--index", "x"], "name the directory of an index"),
+        (["audit", "key", "--key", "absent/signing.pem"], "signing.pem cannot be made (No such file or directory)"),
+        (["audit", "key", "--key", "."], "cannot be read (Is a directory)"),
+    ],
+    ids=["index", "key", "directory"],
+)
+def test_advice_is_for_who_types_commands(
+    arguments: list[str],
+    remedy: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from lir_agents.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code in (1, 2)
+    shown = capsys.readouterr().err
+    assert remedy in shown
+    for word in ("create=True", "None", "Errno"):
+        assert word not in shown
+
+
+@pytest.mark.parametrize("command", [*app.registered_commands, *audit.registered_commands])
+def test_help_is_broken_where_the_screen_ends(
+    command: CommandInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lir_agents.cli import main
+
+    assert command.callback is not None
+    path = ["audit"] if command in audit.registered_commands else []
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main([*path, command.name or command.callback.__name__, "--help"])
+    shown = capsys.readouterr().out
+    for paragraph in (inspect.getdoc(command.callback) or "").split("\n\n"):
+        assert " ".join(paragraph.split()) in shown
 
 
 def test_an_error_is_one_line_with_its_remedy_and_no_traceback(tmp_path: Path) -> None:
