@@ -20,8 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from lir_agents.cli.app import app
+    from lir_agents.cli.streams import accept_everything
     from lir_agents.errors import LirError
 
+    accept_everything()
     try:
         app(args=None if argv is None else list(argv), prog_name="lir")
     except LirError as error:

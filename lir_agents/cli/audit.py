@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["checkpoint", "export", "log", "show", "verify"]
 
 _PAGE = 1_000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_WIDTH = 160
+"""Columns of text from which on an event has a row of its own; narrower screens show what happened below it."""
 
 
 def log(index_dir: Path, number: int, *, as_json: bool) -> int:
@@ -33,16 +38,36 @@ def log(index_dir: Path, number: int, *, as_json: bool) -> int:
     if as_json:
         console.emit_json([_event_json(event) for event in newest])
         return console.DONE
-    table = Table(box=box.SIMPLE_HEAD)
-    for column, width in (("event", 32), ("time (UTC)", 19), ("kind", 9), ("principal", 9)):
-        table.add_column(column, min_width=width, overflow="fold")
-    for event in newest:
-        what = ", ".join(
-            f"{key}={value}" for key, value in event.payload.items() if not isinstance(value, dict | list)
-        )
-        table.add_row(*map(_text, (event.event_id, event.time[:19], event.kind, event.principal_id, what)))
-    console.out().print(table)
+    screen = console.out(width=_WIDTH)
+    if screen.width >= _WIDTH:
+        screen.print(_log_table(newest))
+    else:
+        for event in newest:
+            screen.print(Text("  ").join(_text(cell) for cell in _cells(event) if cell))
+            if what := _what(event):
+                screen.print(Padding(_text(what), (0, 0, 0, 4)))
     return console.DONE
+
+
+def _log_table(events: Iterable[RecordedEvent]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("event", "time (UTC)", "kind"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("principal", overflow="fold", max_width=30)
+    table.add_column("what", overflow="fold")
+    for event in events:
+        table.add_row(*map(_text, (*_cells(event), _what(event))))
+    return table
+
+
+def _cells(event: RecordedEvent) -> tuple[str, ...]:
+    return (event.event_id, event.time[:19], event.kind, event.principal_id)
+
+
+def _what(event: RecordedEvent) -> str:
+    """What of an event fits into a line; `lir audit show` has everything."""
+    told = {key: str(value) for key, value in event.payload.items() if not isinstance(value, dict | list | None)}
+    return ", ".join(f"{key}={value}" for key, value in told.items() if not _DIGEST.fullmatch(value))
 
 
 def show(index_dir: Path, event_id: str, *, as_json: bool) -> int:
@@ -78,7 +103,7 @@ def checkpoint(index_dir: Path, key: Path | None) -> int:
     from lir_agents.audit.keys import load_or_create_key
 
     with _open(index_dir) as audit:
-        sys.stdout.write(audit.checkpoint(load_or_create_key(key or _key(index_dir))).json() + "\n")
+        console.emit_json_text(audit.checkpoint(load_or_create_key(key or _key(index_dir))).json())
     return console.DONE
 
 
@@ -94,7 +119,7 @@ def export(index_dir: Path) -> int:
     """Prints every event, one JSON object a line."""
     with _open(index_dir) as audit:
         for line in audit.export():
-            sys.stdout.write(line.rstrip("\n") + "\n")
+            console.emit_json_text(line.rstrip("\n"))
     return console.DONE
 
 
@@ -128,8 +153,9 @@ def _verify(audit: AuditLog, against: Path | None, key: Path) -> VerifyReport:
     try:
         kept = Checkpoint.parse(against.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise InputError(
-            f"{against} cannot be read ({error})", field="against", remedy="Name a checkpoint."
+            f"{against} cannot be read ({why})", field="against", remedy="Name a checkpoint."
         ) from error
     return audit.verify(kept, load_verifying_key(key))
 

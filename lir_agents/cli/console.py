@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import unicodedata
@@ -23,6 +24,7 @@ __all__ = [
     "committed",
     "counted",
     "emit_json",
+    "emit_json_text",
     "err",
     "out",
     "printable",
@@ -33,6 +35,7 @@ __all__ = [
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 _LINE_EVERY_S = 5.0
 """Seconds between progress lines where there is no terminal."""
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def out(*, width: int = 0) -> Console:
@@ -50,11 +53,15 @@ def err() -> Console:
 
 def emit_json(document: Any) -> None:
     """Writes one JSON document to standard output."""
-    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False)
+    emit_json_text(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def emit_json_text(text: str) -> None:
+    """Writes JSON to standard output as it stands, or in escapes, which read back the same."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, in an id or a file's name; or a terminal without Unicode
-        text = json.dumps(document, indent=2, allow_nan=False)  # escapes, which read back the same
+        text = _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

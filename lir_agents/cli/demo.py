@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -80,7 +81,8 @@ def run(index_dir: Path | None, *, pause: bool) -> int:
             if pause and sys.stdin.isatty() and screen.is_terminal:
                 screen.input(Text("  Enter goes on ", style="dim"))
         ok = _proof(index, screen, events)
-    screen.print(Text.assemble(("\nLook around: ", "bold"), f'lir search "…" --index {directory} --explain'))
+    command = f'lir search "…" --index {quote(str(directory))} --explain'
+    screen.print(Text.assemble(("\nLook around: ", "bold"), command), soft_wrap=True)
     return console.DONE if ok else console.FAILED
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from rich.text import Text
 
 from lir_agents.cli import console
-from lir_agents.cli.console import printable
+from lir_agents.cli.console import counted, printable
 from lir_agents.cli.options import names
 from lir_agents.errors import InputError
 from lir_agents.reports import Failure
@@ -91,7 +92,7 @@ def _report_json(
 def _print_report(report: AddReport, skipped: Sequence[Failure], index_dir: Path, seconds: float) -> None:
     screen = console.out()
     counts = f"{report.added:,} added, {report.updated:,} updated, {report.unchanged:,} unchanged"
-    screen.print(Text(f"{counts}; {report.passages:,} new passages in {seconds:.1f} s"), soft_wrap=True)
+    screen.print(Text(f"{counts}; {counted(report.passages, 'new passage')} in {seconds:.1f} s"), soft_wrap=True)
     for failure in report.failed[:_LISTED]:
         line = " ".join(f"{printable(failure.id)}: {printable(failure.reason)}".split())
         screen.print(Text.assemble(("✘ ", "bold red"), (line, "red")), soft_wrap=True)
@@ -102,4 +103,4 @@ def _print_report(report: AddReport, skipped: Sequence[Failure], index_dir: Path
         others = f" and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
         screen.print(Text(f"passed over: {first}{others}", style="dim"), soft_wrap=True)
     if report.added or report.updated:
-        screen.print(Text(f'next: lir search "…" --index {index_dir}', style="dim"), soft_wrap=True)
+        screen.print(Text(f'next: lir search "…" --index {quote(str(index_dir))}', style="dim"), soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from lir_agents.cli.console import printable
+from lir_agents.cli.console import counted, printable
 
 if TYPE_CHECKING:
     from lir_agents.ranking.explain import Explanation
@@ -123,7 +123,7 @@ def match_table(explanation: Explanation) -> Table:
 def result_footer(result: SearchResult) -> RenderableType:
     """Hits, time, event and, where something was left out, what."""
     total = result.timings_ms.get("total")
-    parts = [f"{len(result)} hits", f"event {printable(result.event_id)}"]
+    parts = [counted(len(result), "hit"), f"event {printable(result.event_id)}"]
     if total is not None:
         parts.insert(1, f"{total:.0f} ms")
     line = Text(" · ".join(parts), style="dim")

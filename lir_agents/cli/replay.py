@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lir_agents.cli import console
-from lir_agents.cli.console import printable
+from lir_agents.cli.console import counted, printable
 from lir_agents.cli.options import principal
 from lir_agents.errors import InputError
 
@@ -56,7 +56,7 @@ def _with_right(index_dir: Path, asker: Principal | None) -> Policy | None:
 def _show(report: ReplayReport) -> None:
     screen = console.out()
     if report.same:
-        places = f"{len(report.recorded)} hits" if len(report.recorded) != 1 else "1 hit"
+        places = counted(len(report.recorded), "hit")
         screen.print(Text(f"✔ the same: {places}, ranks and scores, at epoch {report.epoch}", style="green"))
     else:
         screen.print(Text(f"✘ not the same, at epoch {report.epoch}", style="red"))

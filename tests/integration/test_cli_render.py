@@ -139,4 +139,5 @@ def test_a_result_says_what_was_left_out() -> None:
     coverage = Coverage({"memory": StageCoverage("timed_out", "50 ms")})
     written = shown(render.result_footer(SearchResult((), "q", coverage, {"total": 12.3}, "e7")))
     assert "0 hits · 12 ms · event e7" in written
+    assert "1 hit · " in shown(render.result_footer(SearchResult((hit(),), "q", coverage, {}, "e7")))
     assert "memory timed out (50 ms)" in written
