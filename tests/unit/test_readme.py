@@ -1,4 +1,4 @@
-"""The README runs as printed: its Python in order, its output as shown, its commands and links exist."""
+"""README and docs run as printed: Python in order, output as shown, commands and links exist."""
 
 from __future__ import annotations
 
@@ -63,6 +63,26 @@ def test_python_runs_in_order_and_prints_what_is_shown(namespace: dict[str, Any]
             shown += 1
     assert (ran, shown) == (9, 8)
     assert "hr/leave#1.0" in namespace["state"]["messages"][-2].content, "the agent's tool found the passage"
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("audit", ""), ("policy", "cedarpy"), ("redaction", ""), ("telemetry", "opentelemetry.sdk")],
+)
+def test_the_python_of_a_page_runs_in_order(
+    name: str, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if needs:
+        pytest.importorskip(needs)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    ran = 0
+    for language, body in ((match[1], match[2]) for match in BLOCK.finditer(page)):
+        if language == "python":
+            ran += 1
+            exec(compile(body, f"docs/{name}.md, block {ran}", "exec"), names)
+    assert ran
 
 
 def test_the_first_example_is_fifteen_lines() -> None:
