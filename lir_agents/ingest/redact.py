@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
+from lir_agents.errors import InputError
 from lir_agents.ingest.redact_base import Finding, Ledger, Match, OffsetMap, Recogniser, Redacted, Redactor
 from lir_agents.ingest.redact_personal import PERSONAL
 from lir_agents.ingest.redact_secrets import SECRETS
@@ -91,8 +94,8 @@ class RedactedDocument:
 
     Attributes:
         document: The document to store.
-        fields: Redacted text by field: "text", "title", "source_uri", "source", and "metadata.KEY" for metadata
-            that held something.
+        fields: Redacted text by field: "text", "title", "source_uri", "source", and for metadata that held
+            something "metadata.KEY" and "the key KEY", with the key as it is redacted.
         originals: The text before, by field, where something was found: for a vault, and for nothing else.
     """
 
@@ -115,17 +118,38 @@ _ANY_PLACEHOLDER = re.compile(r"\[([A-Z][A-Z_]{0,40})_(\d{1,6})\]")
 
 def _strings(document: Document) -> Iterator[str]:
     yield from (document.text, document.title, document.source_uri, document.source)
-    for value in document.metadata.values():
+    for key, value in document.metadata.items():
+        yield key
         yield from (
             item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, str)
         )
 
 
+def _readings(name: str, value: Any) -> Iterator[str]:
+    """What a field says: a number, its digits; a string, itself, its letters composed, or as the address of the web
+    that it may be."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str):
+        yield str(value)
+        return
+    value = value if name == "text" else unicodedata.normalize("NFC", value)  # as the text is already
+    yield value
+    if name != "text" and "%" in value:
+        yield unicodedata.normalize("NFC", unquote(value))
+
+
 def redact_document(document: Document, redactor: Redactor) -> RedactedDocument:
-    """Redacts text, title, source and every string in the metadata, with one numbering for all of them.
+    """Redacts text, title, source and the metadata, its keys too, with one numbering for all of them.
+
+    A number in which something was found becomes the placeholder; an address of the web in which it was only found
+    once it was decoded stays decoded.
 
     Left as they are: the id, by which its owner knows the document, and the ACL, which is compared exactly and
     shown to nobody.
+
+    Raises:
+        InputError: Two keys of the metadata cannot be told apart once they are redacted.
     """
     ledger = Ledger()
     ledger.reserve(_ANY_PLACEHOLDER.finditer("\n".join(_strings(document))))
@@ -135,15 +159,33 @@ def redact_document(document: Document, redactor: Redactor) -> RedactedDocument:
     def clean(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [clean(f"{name}[{place}]", item) for place, item in enumerate(value)]
-        if not isinstance(value, str):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
             return value
-        redacted = redactor.redact(value, ledger)
+        original, *others = _readings(name, value)
+        if others:  # tried without the ledger: what is not stored takes no number; of equals, the first
+            original = max((original, *others), key=lambda reading: len(redactor.redact(reading).findings))
+        redacted = redactor.redact(original, ledger)
         if redacted.findings or name == "text":
             fields[name] = redacted
         if redacted.findings:
-            originals[name] = value
-        return redacted.text
+            originals[name] = original
+        return value if redacted.text == original else redacted.text
+
+    def named(key: str) -> str:
+        original = unicodedata.normalize("NFC", key)
+        redacted = redactor.redact(original, ledger)
+        if redacted.findings:
+            fields[f"the key {redacted.text}"] = redacted
+            originals[f"the key {redacted.text}"] = original
+        return key if redacted.text == original else redacted.text
 
     changed = {name: clean(name, getattr(document, name)) for name in ("text", "title", "source_uri", "source")}
-    metadata = {key: clean(f"metadata.{key}", value) for key, value in document.metadata.items()}
+    metadata: dict[str, Any] = {}
+    for key, value in document.metadata.items():
+        name = named(key)
+        if name in metadata:
+            raise InputError(
+                "holds two keys that are one once they are redacted", field="metadata", remedy="Rename one of them."
+            )
+        metadata[name] = clean(f"metadata.{name}", value)
     return RedactedDocument(replace(document, **changed, metadata=metadata), fields, originals)

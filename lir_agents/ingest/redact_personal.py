@@ -25,11 +25,12 @@ __all__ = ["PERSONAL"]
 
 
 class Emails:
-    """E-mail addresses, found by their at sign, also where it is written "(at)" and the dots "(dot)"."""
+    """E-mail addresses, found by their at sign, also where it is written "(at)" and the dots "(dot)", or both as in
+    an address of the web ("%40", "%2E")."""
 
     kinds = ("EMAIL",)
-    _at = re.compile(r"@| ?[\[({<] ?at ?[\])}>] ?", re.IGNORECASE)
-    _dot = re.compile(r" ?[\[({<] ?(?:dot|punkt|point|punto) ?[\])}>] ?", re.IGNORECASE)
+    _at = re.compile(r"@|%(?:25)?40| ?[\[({<] ?at ?[\])}>] ?", re.IGNORECASE)
+    _dot = re.compile(r"%(?:25)?2e| ?[\[({<] ?(?:dot|punkt|point|punto) ?[\])}>] ?", re.IGNORECASE)
     _label = re.compile(r"\w[\w-]{0,62}")
     _top = re.compile(r"[^\W\d_]{2,24}|xn--[\w-]{1,59}", re.IGNORECASE)
 
@@ -69,8 +70,15 @@ class Emails:
         return labels[:sound], end
 
 
+_WRAPPED = re.compile(r"(?P<before>[.-]?) ?\r?\n[ \t]{0,8}")
+"""What parts two groups where a line ends between them: the separator, or nothing in place of a space."""
+
+
 class Cards:
-    """Payment cards: 13 to 19 digits in a range that is issued, with a right Luhn digit, however grouped."""
+    """Payment cards: 13 to 19 digits in a range that is issued, with a right Luhn digit, however grouped.
+
+    One that is grouped may go on in the next line; groups that stand below each other are a table's.
+    """
 
     kinds = ("CARD",)
     _digits = re.compile(r"\d(?<![^\W_]\d)\d*+(?![^\W_])")
@@ -93,17 +101,21 @@ class Cards:
         start, end = groups[first]
         if end - start > 19 or shadow[start] not in "23456" or inside_account(shadow, start):
             return None
-        digits, separator = shadow[start:end], ""
+        digits, separator, lines = shadow[start:end], "", 1
         for last in range(first, min(first + 19, len(groups))):
             if last > first:
                 gap = shadow[groups[last - 1][1] : groups[last][0]]
+                if wrapped := _WRAPPED.fullmatch(gap):
+                    gap, lines = wrapped["before"] or " ", lines + 1
                 if gap not in (" ", "-", ".", " - ") or (separator and gap != separator):
                     return None
                 separator = gap
                 digits += shadow[groups[last][0] : groups[last][1]]
-            if len(digits) > 19:
+            if len(digits) > 19 or lines > 2:
                 return None
-            if payment_card(digits) and _as_printed([right - left for left, right in groups[first : last + 1]]):
+            whole = lines == 1 or last - first > 1
+            sizes = [right - left for left, right in groups[first : last + 1]]
+            if whole and payment_card(digits) and _as_printed(sizes):
                 return last
         return None
 
@@ -118,7 +130,7 @@ class Ibans:
     """International bank account numbers: as long as the country's are, and 1 modulo 97."""
 
     kinds = ("IBAN",)
-    _start = re.compile(r"(?<![^\W_])[A-Za-z]{2}[ -]?\d[ -]?\d(?=[ -]?[A-Za-z0-9])")
+    _start = re.compile(r"(?<![^\W_])[A-Za-z]{2}[ -]?\d[ -]?\d(?=[ -]?\s{0,9}[A-Za-z0-9])")
 
     def find(self, shadow: str) -> Iterator[Match]:
         """See `Recogniser.find`."""
@@ -132,15 +144,18 @@ class Ibans:
 
     @staticmethod
     def _end(shadow: str, start: int, length: int) -> int:
-        """Where `length` letters and digits end, single separators between them left out; 0 if they do not."""
+        """Where `length` letters and digits end, single separators between them left out, and ends of lines between
+        groups of four; 0 if they do not."""
         end, taken = start, 0
         while taken < length and end < len(shadow):
             char = shadow[end]
             if char.isascii() and char.isalnum():
-                taken += 1
-            elif char not in " -." or shadow[end - 1] in " -.":
+                taken, end = taken + 1, end + 1
+                continue
+            gap = None if taken % 4 else _WRAPPED.match(shadow, end)
+            end = gap.end() if gap else end + 1
+            if not (gap or char in " -.") or not shadow[end : end + 1].isalnum():
                 return 0
-            end += 1
         whole = taken == length and not shadow[end : end + 1].isalnum()
         return end if length and whole else 0
 
@@ -192,7 +207,11 @@ PERSONAL: tuple[Recogniser, ...] = (
         nir,
     ),
     _number("DE_TAX_ID", r"[1-9](?<![^\W_]\d)\d[ ./-]?\d{3}[ ./-]?\d{3}[ ./-]?\d{3}", steuer_id),
-    _number("US_SSN", r"\d(?<![^\W_]\d)\d\d(?P<separator>[ -])\d\d(?P=separator)\d{4}", ssn),
+    _number(
+        "US_SSN",
+        r"\d(?<![^\W_]\d)\d\d(?:(?P<separator>[ -])\d\d(?P=separator)|-(?:\r?\n)?\d\d-(?:\r?\n)?)\d{4}",
+        ssn,
+    ),
     _number("UK_NINO", r"[A-Z]{2}[ -]?\d\d[ -]?\d\d[ -]?\d\d[ -]?[A-D]", nino),
     _number("ES_ID", r"(?:\d{8}|[XYZ][ -]?\d{7})[ -]?[A-Z]", dni),
     Addresses(),

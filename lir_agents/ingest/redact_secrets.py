@@ -18,7 +18,11 @@ class PrivateKeys:
     kinds = ("PRIVATE_KEY",)
     _begin = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
     _end = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-    _body = re.compile(r"(?:(?:\s|\\[nr]){0,4}[A-Za-z0-9+/=]{16,}+)*+")
+    # The last line of a key is short, alone on its line, and of whole groups of four.
+    _body = re.compile(
+        r"(?:(?:\s|\\[nr]){0,4}[A-Za-z0-9+/=]{16,}+)*+"
+        r"(?:(?:\r?\n|(?:\\r)?\\n)(?:[A-Za-z0-9+/=]{4}){1,3}+(?=[ \t]*+(?:[\r\n]|\\[nr]|\Z)))?+"
+    )
 
     def find(self, shadow: str) -> Iterator[Match]:
         """See `Recogniser.find`."""
@@ -89,6 +93,15 @@ SECRETS: tuple[Recogniser, ...] = (
         check=_mixed,
         bounded=False,
     ),
-    Pattern("URL_PASSWORD", re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>[^\s/@\x00]{1,128}+)@")),
+    # Up to the last at sign before the host. With a slash in it, which should have been encoded, it is one, too; but
+    # a number before a slash is a port.
+    Pattern(
+        "URL_PASSWORD",
+        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>[^\s/@\x00]{1,128}+(?:@[^\s/@\x00]{1,64}+)?)@(?=[\w\[])"),
+    ),
+    Pattern(
+        "URL_PASSWORD",
+        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>(?!\d{1,5}/)[^\s@\x00]{1,128}+)@(?=[\w\[])"),
+    ),
 )
 """Most specific first."""

@@ -29,7 +29,8 @@ def _plain(char: str) -> str:
     category = unicodedata.category(char)
     if char in _KEPT_CONTROLS:
         return char
-    if category in ("Cc", "Cf") or char in _INVISIBLE or "\ufe00" <= char <= "\ufe0f" or char >= "\U000e0100":
+    # Marks on other characters go with what cannot be seen: an underlined digit, or one on a keycap, is a digit.
+    if category in ("Cc", "Cf", "Mn", "Me") or char in _INVISIBLE:
         return ""
     if char in _DASHES:
         return "-"
@@ -65,16 +66,18 @@ class Shadow:
         text: The plain characters.
         starts: int64 [len(text)], the original offset each plain character comes from; None when every
             character stands for itself.
+        ends: int64 [len(text)], where what each stands for ends, with the marks on it; None likewise.
     """
 
     text: str
     starts: NDArray[np.int64] | None
+    ends: NDArray[np.int64] | None
 
     def original(self, start: int, end: int) -> tuple[int, int]:
         """The span of the original that a non-empty span of the shadow stands for."""
-        if self.starts is None:
+        if self.starts is None or self.ends is None:
             return start, end
-        return int(self.starts[start]), int(self.starts[end - 1]) + 1
+        return int(self.starts[start]), int(self.ends[end - 1])
 
 
 def shadow_of(text: str) -> Shadow:
@@ -84,11 +87,20 @@ def shadow_of(text: str) -> Shadow:
     composed, and keeps the map of offsets exact.
     """
     if _ORDINARY.fullmatch(text):
-        return Shadow(text, None)
+        return Shadow(text, None, None)
     plain = text.translate(_TABLE)
     codepoints = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     distinct, places = np.unique(codepoints, return_inverse=True)
     lengths = np.array([len(_TABLE[int(codepoint)]) for codepoint in distinct], dtype=np.int64)[places]
     if bool((lengths == 1).all()):
-        return Shadow(plain, None)
-    return Shadow(plain, np.repeat(np.arange(len(text), dtype=np.int64), lengths))
+        return Shadow(plain, None, None)
+    starts = np.repeat(np.arange(len(text), dtype=np.int64), lengths)
+    return Shadow(plain, starts, _after_marks(text, distinct, places)[starts])
+
+
+def _after_marks(text: str, distinct: NDArray[np.uint32], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each original character ends, with the marks that follow it: int64 [len(text)]."""
+    mark = np.array([unicodedata.category(chr(codepoint)) in ("Mn", "Me") for codepoint in distinct], bool)[places]
+    unmarked = np.append(np.where(mark, len(text), np.arange(len(text), dtype=np.int64)), len(text))
+    # From the back: the next character that is no mark.
+    return np.minimum.accumulate(unmarked[::-1])[::-1][1:]

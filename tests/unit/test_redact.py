@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from lir_agents.errors import InputError
 from lir_agents.ingest.redact import PatternRedactor, redact_document
 from lir_agents.ingest.redact_base import Ledger
 from lir_agents.ingest.redact_pattern import Pattern
@@ -69,6 +70,16 @@ def test_offsets_lead_back_to_the_original():
          "DefaultEndpointsProtocol=https;AccountKey=[AZURE_KEY_1];"),
         ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "aws_secret_access_key = [AWS_KEY_1]"),
         ("-----BEGIN RSA PRIVATE KEY-----\\nMIIEpAIBAAKCAQEA7\\nabc", "[PRIVATE_KEY_1]\\nabc"),
+        ("-----BEGIN EC PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7aaa\nEFGH\nThe end.", "[PRIVATE_KEY_1]\nThe end."),
+        ("pay 4111 1111\n1111 1111 or 4111-1111-\r\n  1111-1111 now", "pay [CARD_1] or [CARD_1] now"),
+        ("DE89 3704 0044\n0532 0130 00", "[IBAN_1]"),
+        ("SSN 123-45-\n6789", "SSN [US_SSN_1]"),
+        ("".join(f"{digit}\ufe0f\u20e3" for digit in "4111111111111111") + "!", "[CARD_1]!"),
+        ("x \u00e9\u0332 " + "".join(f"{char}\u0332" for char in "bob@example.com") + " y",
+         "x \u00e9\u0332 [EMAIL_1] y"),
+        ("https://x.example/?to=jane.doe%40example%2Ecom&n=1", "https://x.example/?to=[EMAIL_1]&n=1"),
+        ("postgres://app:hun@ter2@db", "postgres://app:[URL_PASSWORD_1]@db"),
+        ("postgres://app:hunt/er2@db/x and ftp://a:b@c", "postgres://app:[URL_PASSWORD_1]@db/x and ftp://a:[URL_PASSWORD_2]@c"),
         ("to 2001:db8::1, not ::1 or 10:30:45 or std::cout", "to [IP_ADDRESS_1], not ::1 or 10:30:45 or std::cout"),
     ],
 )  # fmt: skip
@@ -80,7 +91,8 @@ def test_what_is_replaced_and_what_stays(text, expected):
     "text",
     ["", " ", "@", "a@b", "@dataclass", "x@y.z1", "1.2.3.4.5", "10.5281/zenodo.1234567", "3.14159265358979",
      "1,234,567,890", "2021-03-04 10:22:33", "4111111111111112", "DE89370400440532013001",
-     "sk-learn-contrib-project",
+     "sk-learn-contrib-project", "5105\n1051\n0510\n5100", "51051051\n05105100", "123\n45\n6789",
+     "http://localhost:8080/users/@me", "100%40 of 40%",
      "bearer certificatesinstitutional", "1234567890", "+1", "550e8400-e29b-41d4-a716-446655440000", "[EMAIL_1]"],
 )  # fmt: skip
 def test_what_only_looks_alike_stays(text):
@@ -116,6 +128,47 @@ def test_a_document_is_redacted_in_all_its_fields_with_one_numbering():
     assert result.counts == {"EMAIL": 4, "URL_PASSWORD": 1}
     assert set(result.fields) == {"text", "title", "source_uri", "metadata.owner", "metadata.cc[0]"}
     assert redact_document(clean, REDACTOR).document == clean
+
+
+def test_metadata_hides_nothing_in_keys_numbers_or_other_spellings():
+    document = Document(
+        "text",
+        source_uri="mailto:jose%CC%81%40example.com?card=%34111111111111111",
+        metadata={
+            "jane@example.com": 1,
+            "card": 4111111111111111,
+            "also": [4111111111111111.0, 7, True, 1.5],
+            "owner": "jose\u0301@example.com",
+            "place": "Cafe\u0301, 100%20",
+        },
+    )
+    result = redact_document(document, REDACTOR)
+    assert result.document.source_uri == "mailto:[EMAIL_1]?card=[CARD_1]"
+    assert dict(result.document.metadata) == {
+        "[EMAIL_2]": 1,
+        "card": "[CARD_1]",
+        "also": ["[CARD_1]", 7, True, 1.5],
+        "owner": "[EMAIL_1]",
+        "place": "Cafe\u0301, 100%20",  # what holds nothing stays as it is
+    }
+    assert set(result.originals) == set(result.fields) - {"text"}
+    for name, original in result.originals.items():
+        for finding in result.fields[name].findings:
+            assert original[finding.start : finding.end] in (
+                "jos\u00e9@example.com",
+                "jane@example.com",
+                "4111111111111111",
+            )
+    assert redact_document(result.document, REDACTOR).document == result.document
+
+
+def test_two_keys_that_become_one_are_refused_and_not_named():
+    document = Document("text", metadata={"bob@example.com": 1, "BOB@example.com": 2})
+    with pytest.raises(InputError, match="two keys") as refused:
+        redact_document(document, REDACTOR)
+    assert "bob" not in str(refused.value).lower()
+    kept = Document("text", metadata={"[EMAIL_1]": 1, "bob@example.com": 2})
+    assert dict(redact_document(kept, REDACTOR).document.metadata) == {"[EMAIL_1]": 1, "[EMAIL_2]": 2}
 
 
 def test_recognisers_can_be_chosen_and_added():
