@@ -93,8 +93,8 @@ SECRETS: tuple[Recogniser, ...] = (
         check=_mixed,
         bounded=False,
     ),
-    # Up to the last at sign before the host. With a slash in it, which should have been encoded, it is one, too; but
-    # a number before a slash is a port.
+    # Up to the last at sign before the host. With a slash in it, which should have been encoded, it is one, too;
+    # but a number before a slash is a port.
     Pattern(
         "URL_PASSWORD",
         re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>[^\s/@\x00]{1,128}+(?:@[^\s/@\x00]{1,64}+)?)@(?=[\w\[])"),
