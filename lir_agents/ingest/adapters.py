@@ -113,7 +113,7 @@ def with_id(document: Document, key: bytes = b"") -> Document:
     if document.id is not None:
         return document
     acl = None if document.acl is None else sorted(set(document.acl))
-    data = json.dumps([*_content(document), acl], ensure_ascii=False, sort_keys=True).encode()
+    data = _canonical(document, acl)
     digest = hmac.new(key, data, hashlib.sha256) if key else hashlib.sha256(data)
     return dataclasses.replace(document, id=f"sha256:{digest.hexdigest()}")
 
@@ -123,12 +123,12 @@ def content_sha256(document: Document) -> str:
 
     Of the ACL it says nothing: a reader could try out by it who else may read the document.
     """
-    data = json.dumps(_content(document), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(data.encode()).hexdigest()
+    return hashlib.sha256(_canonical(document)).hexdigest()
 
 
-def _content(document: Document) -> list[Any]:
-    return [document.text, document.title, document.source_uri, document.source, dict(document.metadata)]
+def _canonical(document: Document, *more: Any) -> bytes:
+    told = [document.text, document.title, document.source_uri, document.source, *more, dict(document.metadata)]
+    return json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _from_mapping(given: Mapping[Any, Any]) -> Document:
