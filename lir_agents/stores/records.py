@@ -175,7 +175,8 @@ class Standing:
         access_key: Who may read it, and all its versions: that of the newest.
         versions: Committed ones, oldest first.
         documents: Those asked for, in that order; None where there is no such version.
-        keys: The access key that each of those was added under.
+        keys: The access key that the content of each of those was added under; of what a rollback repeats, that of
+            the version it was added as.
     """
 
     access_key: str

@@ -32,7 +32,11 @@ Opening = Callable[..., LateInteractionIndex]
 def opening(quick_path: Path, encoder: HashedEncoder) -> Opening:
     def open_it(*, vault: bytes | None = KEY, **more: object) -> LateInteractionIndex:
         file = None if vault is None else VaultFile(quick_path / "apart.vault", vault)
-        given = {"access": AclPolicy(rights={"vault:read": ["privacy"]}), "redactor": True, **more}
+        given = {
+            "access": AclPolicy(rights={"vault:read": ["privacy"], "rollback": ["privacy"]}),
+            "redactor": True,
+            **more,
+        }
         return LateInteractionIndex.open(quick_path / "i.lir", encoder=encoder, vault=file, **given)  # type: ignore[arg-type]
 
     return open_it
@@ -94,6 +98,19 @@ def test_todays_grants_count_for_old_versions_too(opening):
         index.add([replace(DOCUMENT, acl=["staff", "board"])])
         assert index.reveal("letter", "[EMAIL_1]", principal=OFFICER) == "jane.roe@example.com"
         assert index.reveal("letter", "[EMAIL_1]", 1, principal=OFFICER) == "jane.roe@example.com"
+
+
+def test_what_a_rollback_brings_back_stands_for_what_it_stood_for(opening):
+    """Under the grants of today, twice over: the values were sealed with those of the day it was added."""
+    other = replace(DOCUMENT, text="Write to else@example.com.", metadata={}, title="", acl=["staff", "board"])
+    with opening() as index:
+        index.add([DOCUMENT])
+        index.add([other])
+        for version in (1, 3):
+            index.rollback("letter", version, principal=OFFICER)
+            assert index.reveal("letter", "[EMAIL_1]", principal=OFFICER) == "jane.roe@example.com"
+            with pytest.raises(AccessDenied):
+                index.reveal("letter", "[EMAIL_1]", principal=OUTSIDER)
 
 
 def test_nothing_is_told_that_could_not_be_recorded(opening, monkeypatch):
