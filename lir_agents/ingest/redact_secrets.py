@@ -97,11 +97,11 @@ SECRETS: tuple[Recogniser, ...] = (
     # but a number before a slash is a port.
     Pattern(
         "URL_PASSWORD",
-        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>[^\s/@\x00]{1,128}+(?:@[^\s/@\x00]{1,64}+)?)@(?=[\w\[])"),
+        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>[^\s/@\x00]{1,128}+(?:@[^\s/@\x00]{0,64}+){0,4})@"),
     ),
     Pattern(
         "URL_PASSWORD",
-        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>(?!\d{1,5}/)[^\s@\x00]{1,128}+)@(?=[\w\[])"),
+        re.compile(r"://[^\s:/@\x00]{1,64}+:(?P<it>(?!\d{1,5}/)[^\s@\x00]{1,128}+)@(?=[\w\[${<%])"),
     ),
 )
 """Most specific first."""
