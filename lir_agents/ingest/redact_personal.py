@@ -40,6 +40,8 @@ class Emails:
         for at in self._at.finditer(shadow):
             start = self._local(shadow, at.start(), reached)
             labels, end = self._domain(shadow, at.end())
+            if at[0][0] == "%" and shadow[end : end + 1] == "@" and self._domain(shadow, end + 1)[1]:
+                continue  # an address as the local part of another (a login, a route): found by that one's sign
             if start < at.start() and end:
                 reached = end
                 value = f"{shadow[start : at.start()]}@{'.'.join(labels)}".lower()

@@ -78,6 +78,8 @@ def test_offsets_lead_back_to_the_original():
         ("x \u00e9\u0332 " + "".join(f"{char}\u0332" for char in "bob@example.com") + " y",
          "x \u00e9\u0332 [EMAIL_1] y"),
         ("https://x.example/?to=jane.doe%40example%2Ecom&n=1", "https://x.example/?to=[EMAIL_1]&n=1"),
+        ("jane%40corp.example@relay.example logs in", "[EMAIL_1] logs in"),
+        ("jane%40corp.example@ logs in", "[EMAIL_1]@ logs in"),
         ("postgres://app:hun@ter2@db", "postgres://app:[URL_PASSWORD_1]@db"),
         ("postgres://app:h@nt@er2@db", "postgres://app:[URL_PASSWORD_1]@db"),
         ("postgres://app:hunter2@${HOST}/x", "postgres://app:[URL_PASSWORD_1]@${HOST}/x"),
