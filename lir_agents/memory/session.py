@@ -8,7 +8,6 @@ writers to one thread never overwrite each other.
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 import time
 import uuid
@@ -23,8 +22,8 @@ from langgraph.store.base import BaseStore, PutOp
 from lir_agents.config import MemorySettings
 from lir_agents.deadline import SideCalls
 from lir_agents.errors import InputError, LirError, StoreError
+from lir_agents.memory.erased import Erased
 from lir_agents.memory.records import Entry, digest, entry_of_signal, entry_of_turn, principal_label
-from lir_agents.stores.records import parse_passage_id
 from lir_agents.types import Principal, ToolSignal, Turn
 
 __all__ = ["Readable", "Recording", "SessionMemory"]
@@ -228,13 +227,13 @@ class SessionMemory:
         Raises:
             StoreError: The store failed; calling again does the rest.
         """
-        gone = _Erased(names)
+        gone = Erased(names)
         changed = 0
         with _failures("unlearn"):
             for namespace in self._namespaces():
                 puts = []
                 for key, value in self._items(namespace):
-                    if (left := _without(value, gone)) is not value:
+                    if (left := gone.left_of(value)) is not value:
                         puts.append(PutOp(namespace, key, left, index=False))
                 if puts:
                     self._store.batch(puts)
@@ -333,39 +332,6 @@ def _expiry(value: Mapping[str, Any]) -> datetime | None:
         return Entry.from_value("", value).expires
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return None
-
-
-class _Erased:
-    """Documents that are gone, as they may be named: by id, by a passage's id, or in passing."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = frozenset(names)
-        # A name counts where it stands alone, as in the audit log: "a1" is named in "see a1." and not in "a12".
-        self._said = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(names)))})(?!\w)")
-
-    def has(self, name: Any) -> bool:
-        parsed = parse_passage_id(name) if isinstance(name, str) else None
-        return name in self._names or (parsed is not None and parsed[0] in self._names)
-
-    def said_in(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return bool(self._names) and self._said.search(value) is not None
-        if isinstance(value, Mapping):
-            return any(self.said_in(item) for pair in value.items() for item in pair)
-        return isinstance(value, list) and any(self.said_in(item) for item in value)
-
-
-def _without(value: dict[str, Any], gone: _Erased) -> dict[str, Any] | None:
-    """The entry's value without the documents: the same object where it names none, None where it goes."""
-    shown = value.get("passage_ids")
-    named = shown if isinstance(shown, list) else []
-    if gone.said_in({key: item for key, item in value.items() if key != "passage_ids"}):
-        return None
-    if not any(gone.has(name) for name in named):
-        return value
-    if value.get("kind") != "user":
-        return None
-    return {**value, "passage_ids": [name for name in named if not gone.has(name)]}
 
 
 def _by_key(item: tuple[str, Any]) -> str:

@@ -237,18 +237,7 @@ class CatalogReader:
             wanted: Versions; None: the current one.
         """
         with self._database.read("standing") as connection:
-            if (key := catalog_reads.access_key(connection, id)) is None:
-                return None
-            documents = tuple(catalog_reads.document(connection, id, version) for version in wanted)
-            versions = tuple(catalog_reads.versions(connection, id))
-            restored = {version.version: version.restored_from for version in versions}
-            keys: list[str | None] = []
-            for one in documents:
-                added = None if one is None else one.version
-                while added is not None and (before := restored[added]) is not None:
-                    added = before
-                keys.append(None if added is None else catalog_reads.access_key(connection, id, added))
-            return Standing(key, versions, documents, tuple(keys))
+            return catalog_reads.standing(connection, id, wanted)
 
     def document(self, id: str, version: int | None = None) -> StoredDocument | None:
         """A committed version with its text: the current one, or the one named; None where there is none."""

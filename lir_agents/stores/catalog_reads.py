@@ -19,6 +19,7 @@ from lir_agents.stores.database import chunks
 from lir_agents.stores.records import (
     Change,
     RollbackPlan,
+    Standing,
     StoredDocument,
     VersionInfo,
     parse_passage_id,
@@ -37,6 +38,7 @@ __all__ = [
     "rollback_plan",
     "rows_by_passage_id",
     "rows_of",
+    "standing",
     "versions",
 ]
 
@@ -174,6 +176,26 @@ def access_key(connection: sqlite3.Connection, document_id: str, version: int | 
         (document_id, version),
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def standing(connection: sqlite3.Connection, document_id: str, wanted: Sequence[int | None]) -> Standing | None:
+    """A document with those of its versions that are wanted; None where there is no such document."""
+    newest = access_key(connection, document_id)
+    if newest is None:
+        return None
+    found = tuple(document(connection, document_id, version) for version in wanted)
+    history = tuple(versions(connection, document_id))
+    restored = {version.version: version.restored_from for version in history}
+
+    def added_under(one: StoredDocument | None) -> str | None:
+        if one is None:
+            return None
+        version = one.version
+        while (before := restored[version]) is not None:
+            version = before
+        return access_key(connection, document_id, version)
+
+    return Standing(newest, history, found, tuple(map(added_under, found)))
 
 
 def versions(connection: sqlite3.Connection, document_id: str) -> list[VersionInfo]:
