@@ -38,10 +38,15 @@ ToolResult = ToolMessage | Command[Any]
 
 
 class RetrievalState(AgentState[Any]):
-    """What one run of the agent keeps to itself, by the middleware's name; never written to a checkpoint."""
+    """What one run of the agent keeps to itself, by the middleware's name.
+
+    Of it only `lir_shows` is written to a checkpoint: whose passages the model is shown, and none of them. So it is
+    known after an interruption that there were some.
+    """
 
     lir_quoted: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
     lir_shown: NotRequired[Annotated[dict[str, list[str]], UntrackedValue, PrivateStateAttr]]
+    lir_shows: NotRequired[Annotated[list[str], PrivateStateAttr]]
 
 
 class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
@@ -59,7 +64,8 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
     `RetrievalContext`, or any object or mapping with these fields), from the authenticated user of a LangGraph
     server, or were bound here; without a `thread_id`, the `thread_id` of the agent's checkpointer is the
     conversation. Without either, nothing is remembered. Where remembering fails, the agent goes on, and the loss is
-    logged as a warning.
+    logged as a warning. So it is where a run is interrupted between the model's answer and its end, with passages
+    injected: which passages the answer was made from is not known any more, and it is not remembered.
 
     Args:
         index: The open index; shared, never closed by the middleware.
@@ -119,14 +125,14 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
 
     # ------------------------------------------------------------ before the agent
 
-    def before_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    def before_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Retrieves for the user's turn, then remembers it."""
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = self.index.search(**self._asked(said[-1], who)) if self.inject and said else None
         self._remember(who, [Turn("user", text) for text in said])
         return self._kept(state, result)
 
-    async def abefore_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+    async def abefore_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any]:
         """`before_agent`, without blocking the event loop."""
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = await self.index.asearch(**self._asked(said[-1], who)) if self.inject and said else None
@@ -136,28 +142,36 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
     def before_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Retrieves once more where the run was interrupted since: what was retrieved is in no checkpoint."""
         said = self._lost(state)
-        return self._kept(state, self.index.search(**self._asked(said, self._who(runtime)))) if said else None
+        if said is None:
+            return None
+        return self._kept(state, self.index.search(**self._asked(said, self._who(runtime))))
 
     async def abefore_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`before_model`, without blocking the event loop."""
         said = self._lost(state)
-        return (
-            self._kept(state, await self.index.asearch(**self._asked(said, self._who(runtime)))) if said else None
-        )
+        if said is None:
+            return None
+        return self._kept(state, await self.index.asearch(**self._asked(said, self._who(runtime))))
 
     # ------------------------------------------------------------ around the model and its tools
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
-        """Shows the retrieved passages to the model."""
-        return handler(self._with_passages(request))
+        """Shows the retrieved passages to the model, retrieved once more where a run goes on from here."""
+        quoted, said = self._passages_of(request)
+        if said is not None:
+            quoted = quote(self.index.search(**self._asked(said, self._who(request.runtime))))
+        return handler(_with_passages(request, quoted))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """`wrap_model_call`, asynchronously."""
-        return await handler(self._with_passages(request))
+        quoted, said = self._passages_of(request)
+        if said is not None:
+            quoted = quote(await self.index.asearch(**self._asked(said, self._who(request.runtime))))
+        return await handler(_with_passages(request, quoted))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolResult]
@@ -232,6 +246,9 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         last = messages[-1] if messages else None
         if not isinstance(last, AIMessage) or not (text := _text(last)):
             return []
+        if not set(state.get("lir_shows", ())) <= set(state.get("lir_shown", ())):
+            _log.warning("The answer could not be remembered: an interruption lost what it was made from.")
+            return []
         shown = dict.fromkeys(state.get("lir_shown", {}).get(self.name, ()))
         foreign = any(name != self.name and ids for name, ids in state.get("lir_shown", {}).items())
         for message in reversed(messages):
@@ -243,24 +260,33 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
                 foreign = foreign or bool(found and message.name not in self._own)
         return [] if foreign else [Turn("assistant", text, tuple(shown))]
 
-    def _kept(self, state: RetrievalState, result: SearchResult | None) -> dict[str, Any] | None:
+    def _kept(self, state: RetrievalState, result: SearchResult | None) -> dict[str, Any]:
         """What was retrieved, beside what others retrieved for the same turn."""
+        # The first one of a run finds nothing shown yet; what a checkpoint says of showing is of an earlier run.
+        shown = state.get("lir_shown")
+        shows = [] if shown is None else state.get("lir_shows", [])
         if result is None:
-            return None
+            return {"lir_shown": shown or {}, "lir_shows": shows}
         return {
             "lir_quoted": {**state.get("lir_quoted", {}), self.name: quote(result)},
-            "lir_shown": {**state.get("lir_shown", {}), self.name: [hit.passage_id for hit in result]},
+            "lir_shown": {**(shown or {}), self.name: [hit.passage_id for hit in result]},
+            "lir_shows": sorted({*shows, self.name}),
         }
 
-    def _with_passages(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        quoted = cast("RetrievalState", request.state).get("lir_quoted", {}).get(self.name)
-        messages = request.messages
-        last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
-        if quoted is None or last is None:
-            return request
-        # As a message of its own beside the user's, never in the system prompt: what documents say is not an order.
-        passages = HumanMessage(f"Passages retrieved for the next message:\n{quoted}")
-        return request.override(messages=[*messages[:last], passages, *messages[last:]])
+    def _passages_of(self, request: ModelRequest[Any]) -> tuple[str | None, str | None]:
+        """The passages to show, quoted; or the words to find them for once more."""
+        state = cast("RetrievalState", request.state)
+        return state.get("lir_quoted", {}).get(self.name), self._lost(state)
+
+
+def _with_passages(request: ModelRequest[Any], quoted: str | None) -> ModelRequest[Any]:
+    messages = request.messages
+    last = max((at for at, message in enumerate(messages) if isinstance(message, HumanMessage)), default=None)
+    if quoted is None or last is None:
+        return request
+    # As a message of its own beside the user's, never in the system prompt: what documents say is not an order.
+    passages = HumanMessage(f"Passages retrieved for the next message:\n{quoted}")
+    return request.override(messages=[*messages[:last], passages, *messages[last:]])
 
 
 def _said(result: ToolResult, call_id: str | None) -> list[ToolMessage]:

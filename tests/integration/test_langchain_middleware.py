@@ -187,6 +187,55 @@ async def test_an_answer_after_an_interruption_knows_what_it_was_made_from(
     assert any(answer.passage_ids[0] in message.text for message in model.shown[-1])
 
 
+@pytest.mark.parametrize("at", ["interrupt_before", "interrupt_after"])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_an_answer_is_not_remembered_where_an_interruption_lost_what_it_was_made_from(
+    index: LateInteractionIndex, quick_path: Path, mode: str, at: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = LateInteractionIndex.open(quick_path / "other.lir", encoder=HashedEncoder(), access="acl")
+    other.add(documents(acl=True))
+    model = scripted("Version 22.", "Version 23.")
+    checkpointer = InMemorySaver()
+
+    def agent(**interrupt: Any) -> Any:
+        shows = LateInteractionMiddleware(index, k=2, inject=True, offer_tool=False, name="shows")
+        beside = LateInteractionMiddleware(other, name="beside")  # shows nothing, and was told nothing
+        return create_agent(
+            model,
+            middleware=[shows, beside],
+            context_schema=RetrievalContext,
+            checkpointer=checkpointer,
+            **interrupt,
+        )
+
+    async def ask(agent: Any, given: Any) -> None:
+        config: Any = {"configurable": {"thread_id": "t1"}}
+        if mode == "sync":
+            agent.invoke(given, config, context=RetrievalContext(ALICE))
+        else:
+            await agent.ainvoke(given, config, context=RetrievalContext(ALICE))
+
+    def answers(one: LateInteractionIndex) -> list[Entry]:
+        return [entry for entry in recalled(one, ALICE, "t1") if entry.kind == "assistant"]
+
+    interrupted = agent(**{at: ["model"]})
+    await ask(interrupted, {"messages": [HumanMessage(QUERIES[3])]})
+    await ask(interrupted, None)
+    assert "<passages>" in model.shown[0][-2].text  # also where the run went on from the model
+    assert not answers(index)
+    assert not answers(other)
+    assert "not be remembered" in caplog.text
+    hit = index.search(QUERIES[3], k=2, principal=ALICE)[0]
+    for checkpoint in checkpointer.list(None):
+        assert hit.text not in repr(checkpoint)
+        assert hit.passage_id not in repr(checkpoint)
+
+    await ask(agent(), {"messages": [HumanMessage(QUERIES[3])]})
+    assert [len(entry.passage_ids) for entry in answers(index)] == [2]
+    assert not answers(other)
+    other.close()
+
+
 async def test_a_failed_tool_is_remembered_as_failed(index: LateInteractionIndex) -> None:
     from langchain.agents.middleware import wrap_tool_call
 
