@@ -40,13 +40,15 @@ ToolResult = ToolMessage | Command[Any]
 class RetrievalState(AgentState[Any]):
     """What one run of the agent keeps to itself, by the middleware's name.
 
-    Of it only `lir_shows` is written to a checkpoint: whose passages the model is shown, and none of them. So it is
-    known after an interruption that there were some.
+    Passages are in no checkpoint. What is written to one says after an interruption, or where messages were taken
+    out, that some are missing: `lir_asked`, the id of the message that is answered, and `lir_shows`, whose passages
+    the model is shown.
     """
 
     lir_quoted: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
     lir_shown: NotRequired[Annotated[dict[str, list[str]], UntrackedValue, PrivateStateAttr]]
     lir_shows: NotRequired[Annotated[list[str], PrivateStateAttr]]
+    lir_asked: NotRequired[Annotated[str | None, PrivateStateAttr]]
 
 
 class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
@@ -64,8 +66,8 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
     `RetrievalContext`, or any object or mapping with these fields), from the authenticated user of a LangGraph
     server, or were bound here; without a `thread_id`, the `thread_id` of the agent's checkpointer is the
     conversation. Without either, nothing is remembered. Where remembering fails, the agent goes on, and the loss is
-    logged as a warning. So it is where a run is interrupted between the model's answer and its end, with passages
-    injected: which passages the answer was made from is not known any more, and it is not remembered.
+    logged as a warning. An answer is remembered only with what it was made from: not where a run was interrupted
+    after it, with passages injected, nor where messages of the run were taken out of the conversation (summarised).
 
     Args:
         index: The open index; shared, never closed by the middleware.
@@ -130,14 +132,14 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = self.index.search(**self._asked(said[-1], who)) if self.inject and said else None
         self._remember(who, [Turn("user", text) for text in said])
-        return self._kept(state, result)
+        return self._begun(state, result)
 
     async def abefore_agent(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any]:
         """`before_agent`, without blocking the event loop."""
         who, said = self._who(runtime), _new_turns(state["messages"])
         result = await self.index.asearch(**self._asked(said[-1], who)) if self.inject and said else None
         await asyncio.to_thread(self._remember, who, [Turn("user", text) for text in said])
-        return self._kept(state, result)
+        return self._begun(state, result)
 
     def before_model(self, state: RetrievalState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Retrieves once more where the run was interrupted since: what was retrieved is in no checkpoint."""
@@ -246,31 +248,39 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         last = messages[-1] if messages else None
         if not isinstance(last, AIMessage) or not (text := _text(last)):
             return []
-        if not set(state.get("lir_shows", ())) <= set(state.get("lir_shown", ())):
-            _log.warning("The answer could not be remembered: an interruption lost what it was made from.")
+        shown, called = state.get("lir_shown", {}), _since(messages, state.get("lir_asked"))
+        if called is None or not set(state.get("lir_shows", ())) <= set(shown):
+            _log.warning("The answer could not be remembered: what it was made from is not known any more.")
             return []
-        shown = dict.fromkeys(state.get("lir_shown", {}).get(self.name, ()))
-        foreign = any(name != self.name and ids for name, ids in state.get("lir_shown", {}).items())
-        for message in reversed(messages):
-            if isinstance(message, HumanMessage):
-                break
+        made_from = dict.fromkeys(shown.get(self.name, ()))
+        foreign = any(name != self.name and ids for name, ids in shown.items())
+        for message in called:
             if isinstance(message, ToolMessage) and isinstance(message.artifact, list):
                 found = _passage_ids(message.artifact)
-                shown.update(dict.fromkeys(found))
+                made_from.update(dict.fromkeys(found))
                 foreign = foreign or bool(found and message.name not in self._own)
-        return [] if foreign else [Turn("assistant", text, tuple(shown))]
+        return [] if foreign else [Turn("assistant", text, tuple(made_from))]
 
-    def _kept(self, state: RetrievalState, result: SearchResult | None) -> dict[str, Any]:
-        """What was retrieved, beside what others retrieved for the same turn."""
-        # The first one of a run finds nothing shown yet; what a checkpoint says of showing is of an earlier run.
+    def _begun(self, state: RetrievalState, result: SearchResult | None) -> dict[str, Any]:
+        """The state at the begin of a run."""
+        # What a checkpoint says of showing is of an earlier run, unless another middleware has begun this one.
         shown = state.get("lir_shown")
-        shows = [] if shown is None else state.get("lir_shows", [])
-        if result is None:
-            return {"lir_shown": shown or {}, "lir_shows": shows}
+        begun = state if shown is not None else {**state, "lir_shown": {}, "lir_shows": []}
+        asked = next((one.id for one in reversed(state["messages"]) if isinstance(one, HumanMessage)), None)
+        kept = {} if result is None else self._kept(cast("RetrievalState", begun), result)
+        return {
+            "lir_shown": begun["lir_shown"],
+            "lir_shows": begun.get("lir_shows", []),
+            "lir_asked": asked,
+            **kept,
+        }
+
+    def _kept(self, state: RetrievalState, result: SearchResult) -> dict[str, Any]:
+        """What was retrieved, beside what others retrieved for the same turn."""
         return {
             "lir_quoted": {**state.get("lir_quoted", {}), self.name: quote(result)},
-            "lir_shown": {**(shown or {}), self.name: [hit.passage_id for hit in result]},
-            "lir_shows": sorted({*shows, self.name}),
+            "lir_shown": {**state.get("lir_shown", {}), self.name: [hit.passage_id for hit in result]},
+            "lir_shows": sorted({*state.get("lir_shows", ()), self.name}),
         }
 
     def _passages_of(self, request: ModelRequest[Any]) -> tuple[str | None, str | None]:
@@ -307,6 +317,14 @@ def _new_turns(messages: Sequence[AnyMessage]) -> list[str]:
         if isinstance(message, HumanMessage) and (text := _text(message)):
             said.append(text)
     return said[::-1]
+
+
+def _since(messages: Sequence[AnyMessage], asked: str | None) -> Sequence[AnyMessage] | None:
+    """What came after the message that is answered; None where that is not there any more."""
+    if asked is None:
+        return messages
+    at = next((at for at, message in enumerate(messages) if message.id == asked), None)
+    return None if at is None else messages[at + 1 :]
 
 
 def _passage_ids(artifact: list[Any]) -> list[str]:

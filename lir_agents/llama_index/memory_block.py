@@ -39,7 +39,8 @@ class LateInteractionMemoryBlock(BaseMemoryBlock[str]):
     the user said, what the agent answered (with the passages it was shown), and what tools said. A retriever or
     tool with the same `thread_id` ranks in its light from then on. Given back to the model are those `k` earlier
     things that fit the user's last message best by late interaction, oldest first, and only while all passages that
-    they were made from may be read. Where the memory cannot be reached, the agent goes on and a warning is logged.
+    they were made from may be read. An answer whose question the block was not told is not kept. Where the memory
+    cannot be reached, the agent goes on and a warning is logged.
 
     Example:
         >>> block = LateInteractionMemoryBlock(index=index, principal=alice, thread_id="t1")
@@ -125,10 +126,12 @@ class LateInteractionMemoryBlock(BaseMemoryBlock[str]):
                 self._shown[thread] = []
                 said += [Turn("user", text)] if text else []
             elif message.role == MessageRole.ASSISTANT and text:
-                said.append(Turn("assistant", text, self._shown.get(thread, ())))
+                # Without its question, it is not known what an answer was made from.
+                said += [Turn("assistant", text, self._shown[thread])] if thread in self._shown else []
             elif message.role == MessageRole.TOOL:
                 tool = self._calls.get(str(message.additional_kwargs.get("tool_call_id")), "")
-                self._shown.setdefault(thread, []).extend(map(unescape, _SHOWN.findall(text)))
+                if (shown := self._shown.get(thread)) is not None:
+                    shown.extend(map(unescape, _SHOWN.findall(text)))
                 if tool and tool not in self.search_tools and text and not _SHOWN.search(text):
                     said.append(ToolSignal(tool, text))
         return said

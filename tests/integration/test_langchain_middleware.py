@@ -236,6 +236,29 @@ async def test_an_answer_is_not_remembered_where_an_interruption_lost_what_it_wa
     other.close()
 
 
+async def test_an_answer_is_not_remembered_where_its_search_was_summarised_away(
+    index: LateInteractionIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    from langchain.agents.middleware import SummarizationMiddleware
+
+    model = scripted(call("search_documents", query=QUERIES[3]), "Version 22.", "You are welcome.")
+    shortens = SummarizationMiddleware(
+        scripted("A summary.", "Another."), trigger=("messages", 3), keep=("messages", 1)
+    )
+    agent = create_agent(
+        model,
+        middleware=[shortens, LateInteractionMiddleware(index, k=2)],
+        context_schema=RetrievalContext,
+        checkpointer=InMemorySaver(),
+    )
+    state = await ask(agent, QUERIES[3], "async")
+    assert QUERIES[3] not in [message.text for message in state["messages"]], "the question was summarised"
+    assert [entry.kind for entry in recalled(index, ALICE, "t1")] == ["user"]
+    assert "not be remembered" in caplog.text
+    await ask(agent, "Thank you.", "async")
+    assert [entry.text for entry in recalled(index, ALICE, "t1")][1:] == ["Thank you.", "You are welcome."]
+
+
 async def test_a_failed_tool_is_remembered_as_failed(index: LateInteractionIndex) -> None:
     from langchain.agents.middleware import wrap_tool_call
 

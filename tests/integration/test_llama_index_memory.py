@@ -103,6 +103,15 @@ async def test_nobody_hears_of_somebody_elses_conversation(index: LateInteractio
         await LateInteractionMemoryBlock(index=index, thread_id="t1").aget([user("what is the secret?")])
 
 
+async def test_an_answer_whose_question_is_not_known_is_not_kept(index: LateInteractionIndex) -> None:
+    """As after a restart in the middle of a turn: what was searched before is not known."""
+    block = LateInteractionMemoryBlock(index=index, principal=ALICE, thread_id="t1")
+    await block.aput([calling("clock"), output("clock", "noon"), answer("It is 4711.")])
+    assert kept(index) == [("tool", "noon")]
+    await block.aput([user("thanks"), answer("You are welcome.")])
+    assert kept(index) == [("tool", "noon"), ("user", "thanks"), ("assistant", "You are welcome.")]
+
+
 async def test_an_answer_is_forgotten_with_its_sources(index: LateInteractionIndex) -> None:
     index.add([Document("The code is 4711.", id="code", acl=["group:staff"])])
     (tool,) = LateInteractionToolSpec(index, k=1, principal=ALICE).to_tool_list()
