@@ -267,7 +267,7 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         shown = state.get("lir_shown")
         begun = state if shown is not None else {**state, "lir_shown": {}, "lir_shows": []}
         asked = next((one.id for one in reversed(state["messages"]) if isinstance(one, HumanMessage)), None)
-        kept = {} if result is None else self._kept(cast("RetrievalState", begun), result)
+        kept = {} if result is None else self._kept(begun, result)
         return {
             "lir_shown": begun["lir_shown"],
             "lir_shows": begun.get("lir_shows", []),
