@@ -30,6 +30,7 @@ __all__ = [
     "printable",
     "progress",
     "report_error",
+    "report_failure",
 ]
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
@@ -82,9 +83,19 @@ def report_error(error: LirError) -> int:
     """Prints an error as one line, remedy included, and gives its exit code."""
     what = str(error).removesuffix(error.remedy).rstrip()
     stop = "" if what.endswith((".", "!", "?", ":")) or not error.remedy else "."
-    line = " ".join(printable(f"{what}{stop} {error.remedy}").split())
-    err().print(Text.assemble(("lir: ", "bold red"), (line, "red")), soft_wrap=True)
+    _complain(f"{what}{stop} {error.remedy}")
     return exit_code(error)
+
+
+def report_failure(error: OSError) -> int:
+    """Prints what the system refused, and gives the exit code."""
+    _complain(f"{error}. Set LIR_DEBUG=1 to see where it came from.")
+    return FAILED
+
+
+def _complain(text: str) -> None:
+    line = " ".join(printable(text).split())
+    err().print(Text.assemble(("lir: ", "bold red"), (line, "red")), soft_wrap=True)
 
 
 def printable(text: str) -> str:

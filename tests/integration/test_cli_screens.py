@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,16 @@ def test_the_next_command_can_be_typed_as_it_stands(lir: Lir, index: Path, tmp_p
     made = tmp_path / "an index"
     shown = lir("ingest", tmp_path / "a.txt", "--index", made)
     assert shown.splitlines()[-1] == f"next: lir search \"…\" --index '{made}'"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "search soup --index INDEX", "search soup --json --index INDEX"])
+def test_output_that_cannot_be_written_is_one_line(index: Path, arguments: str) -> None:
+    command = [sys.executable, "-c", "from lir_agents.cli import main; main()"]
+    given = [str(index) if one == "INDEX" else one for one in arguments.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, *given], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("lir: ")
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
