@@ -59,7 +59,7 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
     * before: remembers what the user said and, with ``inject=True``, retrieves for it;
     * at each model call, with ``inject=True``: shows the passages, quoted, before the user's last message; they
       are in no checkpoint and are not kept in the conversation;
-    * at each tool call: remembers what the tool answered (not of the search tool itself: that is in the index);
+    * at each tool call: remembers what the tool answered (not passages of an index, which its artifact holds);
     * after: remembers the answer, and which passages it was made from.
 
     Everything lies under the principal and the conversation of the run. These come from the run's context (a
@@ -239,7 +239,7 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
                 self._own.add(request.tool.name)
             return []
         longest = self.index.rooms.settings.memory.max_chars
-        said = _said(result, request.tool_call["id"])
+        said = [one for one in _said(result, request.tool_call["id"]) if not _passage_ids(one.artifact)]
         return [signal_of(request.tool_call["name"], message, max_chars=longest) for message in said]
 
     def _answers(self, state: RetrievalState) -> list[Turn]:
@@ -255,7 +255,7 @@ class LateInteractionMiddleware(AgentMiddleware[RetrievalState, Any, Any]):
         made_from = dict.fromkeys(shown.get(self.name, ()))
         foreign = any(name != self.name and ids for name, ids in shown.items())
         for message in called:
-            if isinstance(message, ToolMessage) and isinstance(message.artifact, list):
+            if isinstance(message, ToolMessage):
                 found = _passage_ids(message.artifact)
                 made_from.update(dict.fromkeys(found))
                 foreign = foreign or bool(found and message.name not in self._own)
@@ -327,8 +327,10 @@ def _since(messages: Sequence[AnyMessage], asked: str | None) -> Sequence[AnyMes
     return None if at is None else messages[at + 1 :]
 
 
-def _passage_ids(artifact: list[Any]) -> list[str]:
+def _passage_ids(artifact: Any) -> list[str]:
     """Of the documents that came out of an index; mappings where they have been through a checkpoint."""
+    if not isinstance(artifact, list):
+        return []
     found = [one.model_dump() if isinstance(one, Document) else one for one in artifact]
     return [
         one["id"]

@@ -22,7 +22,7 @@ from langgraph.types import Command
 
 from lir_agents import Document, LateInteractionIndex, Principal, ToolBinding, Turn
 from lir_agents.graph.context import RetrievalContext
-from lir_agents.langchain import LateInteractionMiddleware
+from lir_agents.langchain import LateInteractionMiddleware, LateInteractionRetriever
 from lir_agents.memory.records import Entry
 from tests.doors import ALICE, BOB, QUERIES, documents, readers
 from tests.hashed_encoder import HashedEncoder
@@ -257,6 +257,20 @@ async def test_an_answer_is_not_remembered_where_its_search_was_summarised_away(
     assert "not be remembered" in caplog.text
     await ask(agent, "Thank you.", "async")
     assert [entry.text for entry in recalled(index, ALICE, "t1")][1:] == ["Thank you.", "You are welcome."]
+
+
+async def test_passages_that_a_tool_of_ones_own_found_are_not_remembered(index: LateInteractionIndex) -> None:
+    from langchain_core.tools import create_retriever_tool
+
+    finds = create_retriever_tool(
+        LateInteractionRetriever(index=index, k=2), "finds", "Finds.", response_format="content_and_artifact"
+    )
+    model = scripted(call("finds", query=QUERIES[3]), "Version 22.")
+    middleware = [LateInteractionMiddleware(index, offer_tool=False)]
+    agent = create_agent(model, [finds], middleware=middleware, context_schema=RetrievalContext)
+    state = await ask(agent, QUERIES[3], "async", context=RetrievalContext(ALICE, "t1"))
+    assert len(state["messages"][2].artifact) == 2
+    assert {entry.kind for entry in recalled(index, ALICE, "t1")} == {"user"}
 
 
 async def test_a_failed_tool_is_remembered_as_failed(index: LateInteractionIndex) -> None:
